@@ -1,0 +1,292 @@
+"""The repository: objects read strictly, refs moved only by compare-and-set. The only importer of pygit2."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+import pygit2
+
+from opsctl.errors import OpsError
+from opsctl.git import lock, loose
+from opsctl.gitobject import BLOB, COMMIT, TREE, Commit, Entry, format_tree, object_id, parse_commit, parse_tree
+
+LEAST_LIBGIT2 = (1, 9, 7)
+BLOB_LIMIT = 256 * 1024
+_META_LIMIT = 16 * 1024 * 1024
+_KINDS = {1: COMMIT, 2: TREE, 3: BLOB, 4: "tag"}
+
+
+@dataclass(frozen=True, slots=True)
+class RefUpdate:
+    """One move of a ref: from the value it must have (None: must not exist) to a new one (None: deleted)."""
+
+    name: str
+    old: str | None
+    new: str | None
+
+
+class Repo:
+    """One open repository. Objects that are staged can be read at once and are stored by `flush`."""
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Open the repository that holds `path`. Raises `no_repository`, `unsafe_owner`, `unsupported_repository`."""
+        _check_library()
+        self._git = _open(path)
+        self.git_dir = Path(os.path.realpath(self._git.path))
+        self.common = _common_dir(self.git_dir)
+        self.is_bare: bool = self._git.is_bare
+        self._objects = self.common / "objects"
+        self._loose = loose.folders(self._objects)
+        self._staged: dict[str, tuple[str, bytes]] = {}
+        self._clock = clock
+        self.commit: Callable[[str], Commit] = lru_cache(maxsize=4096)(self._commit)
+        self.tree: Callable[[str], Mapping[str, Entry]] = lru_cache(maxsize=4096)(self._tree)
+
+    # -- objects ------------------------------------------------------------------------------------------------
+
+    def read(self, oid: str, kind: str, *, limit: int = _META_LIMIT) -> bytes:
+        """The bytes of an object whose content was checked against its name. Raises `corrupt_object`, `too_large`."""
+        found = self._staged.get(oid) or loose.read(self._loose, oid, limit) or self._packed(oid, limit)
+        if found[0] != kind:
+            raise loose.damaged(oid, f"it is a {found[0]}, not a {kind}")
+        return found[1]
+
+    def _packed(self, oid: str, limit: int) -> tuple[str, bytes]:
+        for attempt in (1, 2, 3):
+            try:
+                number, size = self._git.odb.read_header(oid)
+                if size > limit:
+                    raise OpsError("too_large", f"object {oid} has {size:,} bytes; at most {limit:,} are read")
+                number, data = self._git.odb.read(oid)
+                return _KINDS[int(number)], data
+            except (KeyError, ValueError, pygit2.GitError) as error:
+                # a gc beside us may have moved the object to another pack: libgit2 looks again on the next call
+                if attempt == 3:
+                    raise _missing(oid, error) from None
+        raise AssertionError
+
+    def blob(self, oid: str) -> bytes:
+        """The bytes of a blob of at most 256 KiB, the largest a draft, policy or plan may be."""
+        return self.read(oid, BLOB, limit=BLOB_LIMIT)
+
+    def _commit(self, oid: str) -> Commit:
+        return parse_commit(self.read(oid, COMMIT))
+
+    def _tree(self, oid: str) -> Mapping[str, Entry]:
+        return parse_tree(self.read(oid, TREE))
+
+    def exists(self, oid: str) -> bool:
+        """True if the object is there; says nothing about its content."""
+        return oid in self._staged or oid in self._git.odb
+
+    def stage(self, kind: str, data: bytes) -> str:
+        """Prepare an object; nothing is written before `flush`."""
+        oid = object_id(kind, data)
+        self._staged[oid] = (kind, data)
+        return oid
+
+    def stage_tree(self, entries: Mapping[str, Entry]) -> str:
+        """Prepare a tree."""
+        return self.stage(TREE, format_tree(entries))
+
+    def flush(self) -> None:
+        """Store all staged objects durably. Raises `disk`."""
+        loose.write(self._objects, self._staged)
+        self._staged.clear()
+
+    def forget(self) -> None:
+        """Drop what was staged."""
+        self._staged.clear()
+
+    # -- refs ---------------------------------------------------------------------------------------------------
+
+    def ref(self, name: str) -> str | None:
+        """The commit that a ref names. Only direct refs count: a symbolic one raises `ref_conflict`."""
+        try:
+            found = self._git.references[name]
+        except KeyError:
+            return None
+        except (pygit2.GitError, ValueError) as error:
+            raise OpsError("corrupt_object", f"{name} cannot be read", cause=str(error)) from None
+        if found.type != pygit2.enums.ReferenceType.DIRECT:
+            hint = f"`opsctl doctor` shows it; remove it with `git symbolic-ref -d {name}`"
+            raise OpsError("ref_conflict", f"{name} is a symbolic ref; only direct refs are used", hint=hint)
+        return str(found.target)
+
+    def refs(self, prefix: str) -> dict[str, str]:
+        """All direct refs below a prefix."""
+        names = [name for name in self._names() if name.startswith(prefix)]
+        return {name: oid for name in names if (oid := self._direct(name))}
+
+    def symbolic_refs(self, prefix: str) -> list[str]:
+        """Names below a prefix that are symbolic."""
+        return [name for name in self._names() if name.startswith(prefix) and self._direct(name) is None]
+
+    def _names(self) -> Iterator[str]:
+        for raw in self._git.raw_listall_references():
+            yield raw.decode("utf-8", "surrogateescape")
+
+    def _direct(self, name: str) -> str | None:
+        try:
+            return self.ref(name)
+        except OpsError:
+            return None
+
+    def update(self, updates: Sequence[RefUpdate], *, wait_s: float, reason: str) -> None:
+        """Move refs, each only from the value it must have; done when this returns, and read back.
+
+        The caller holds `RepoLock`. A ref lock of a live git is waited for, one of a dead process removed (CC-13,
+        CC-16). Raises `ref_conflict` when a ref has another value, `lock_busy`, `disk`.
+        """
+        deadline = self._clock() + wait_s
+        while True:
+            try:
+                self._transact(updates, reason)
+                break
+            except pygit2.GitError as error:
+                held = [path for update in updates if (path := self.common / f"{update.name}.lock").exists()]
+                held += [path for path in (self.common / "packed-refs.lock",) if path.exists()]
+                if not held:
+                    raise _not_moved(updates, str(error)) from None
+                for path in held:
+                    if lock.is_stale(self.common, path):
+                        path.unlink(missing_ok=True)
+                if self._clock() >= deadline:
+                    raise _held(held[0]) from None
+                time.sleep(lock.POLL_S)
+        for update in updates:
+            if self.ref(update.name) != update.new:
+                raise _not_moved(updates, f"{update.name} was not stored")
+
+    def _transact(self, updates: Sequence[RefUpdate], reason: str) -> None:
+        with self._git.transaction() as transaction:
+            for update in updates:
+                transaction.lock_ref(update.name)
+            for update in updates:
+                found = self.ref(update.name)
+                if found != update.old:
+                    raise moved(update.name, update.old, found)
+            for update in updates:
+                if update.new is None:
+                    if update.old is not None:
+                        transaction.remove(update.name)
+                else:
+                    transaction.set_target(update.name, update.new, None, reason)
+
+    def checked_out(self, prefix: str) -> list[tuple[str, Path]]:
+        """Branches below a prefix that a work tree has checked out, with the git directory of that work tree."""
+        heads = [] if self.is_bare else [self.common / "HEAD"]
+        heads += sorted((self.common / "worktrees").glob("*/HEAD"))
+        found = []
+        for head in heads:
+            try:
+                name = head.read_text(encoding="utf-8", errors="surrogateescape").strip().removeprefix("ref: ")
+            except OSError:
+                continue
+            if name.startswith(prefix):
+                found.append((name, head.parent))
+        return found
+
+    def resolve(self, name: str) -> str | None:
+        """The commit of a branch, tag or full oid that a person named; never a revision expression."""
+        if len(name) == 40 and all(letter in "0123456789abcdef" for letter in name):
+            return name if self.exists(name) else None
+        for full in (f"refs/heads/{name}", f"refs/tags/{name}", f"refs/remotes/{name}"):
+            try:
+                found = self._git.references.get(full)
+            except ValueError:
+                return None
+            if found is not None:
+                return str(found.peel(pygit2.Commit).id)
+        return None
+
+    def head(self) -> tuple[str | None, str | None]:
+        """Branch name and commit of HEAD; None for what it does not have (detached, unborn, broken)."""
+        try:
+            found = self._git.lookup_reference("HEAD")
+            branch = str(found.target) if found.type == pygit2.enums.ReferenceType.SYMBOLIC else None
+            commit = str(self._git.head.target)
+        except (KeyError, ValueError, pygit2.GitError):
+            return None, None
+        return (branch.removeprefix("refs/heads/") if branch else None), commit
+
+
+def moved(name: str, old: str | None, found: str | None) -> OpsError:
+    """The error for a ref that has another value than expected."""
+    said, now = (old or "nothing")[:12], (found or "nothing")[:12]
+    hint = "nothing was changed; run the command again"
+    return OpsError("ref_conflict", f"{name} moved: expected {said}, found {now}", hint=hint)
+
+
+def library_versions() -> dict[str, str]:
+    """pygit2 and libgit2."""
+    return {"pygit2": version("pygit2"), "libgit2": pygit2.LIBGIT2_VERSION}
+
+
+def _check_library() -> None:
+    found = tuple(int(part) for part in pygit2.LIBGIT2_VERSION.split(".")[:3])
+    if found < LEAST_LIBGIT2:
+        least = ".".join(map(str, LEAST_LIBGIT2))
+        message = f"libgit2 {pygit2.LIBGIT2_VERSION} is too old; {least} or newer is needed"
+        raise OpsError("unsupported_version", message, hint="pip install -U pygit2")
+    pygit2.settings.enable_fsync_gitdir(True)
+    pygit2.settings.enable_strict_hash_verification(True)
+    # refs are set on objects that this module read itself: libgit2 need not open (and maybe hang on) a loose one
+    pygit2.settings.enable_strict_object_creation(False)
+
+
+def _open(path: Path) -> pygit2.Repository:
+    try:
+        found = pygit2.discover_repository(os.fspath(path))
+        if found is None:
+            hint = "run it inside a repository, name one with -C DIR, or make one with `git init`"
+            raise OpsError("no_repository", f"{os.fspath(path)!a} is not in a git repository", hint=hint)
+        return pygit2.Repository(found)
+    except (pygit2.GitError, KeyError, ValueError, UnicodeError) as error:
+        raise _unopened(path, str(error)) from None
+
+
+def _unopened(path: Path, cause: str) -> OpsError:
+    if "owner" in cause or "owned by" in cause:
+        hint = f"if you trust it: git config --global --add safe.directory {os.path.realpath(path)}"
+        return OpsError("unsafe_owner", "the repository belongs to another user", cause=cause, hint=hint)
+    if "extension" in cause or "object format" in cause or "version" in cause or "oid type" in cause:
+        message = "this repository uses a format that opsctl does not read (SHA-256, reftable or a partial clone)"
+        return OpsError("unsupported_repository", message, cause=cause, hint="use a SHA-1 repository with file refs")
+    return OpsError("no_repository", f"{os.fspath(path)!a} could not be opened", cause=cause, hint="see `git status`")
+
+
+def _common_dir(git_dir: Path) -> Path:
+    try:
+        relative = (git_dir / "commondir").read_bytes().strip()
+    except OSError:
+        return git_dir
+    return Path(os.path.realpath(git_dir / os.fsdecode(relative)))
+
+
+def _missing(oid: str, error: Exception) -> OpsError:
+    if isinstance(error, KeyError):
+        hint = "`opsctl doctor` names what is affected; fetch it again or restore a backup"
+        return OpsError("corrupt_object", f"object {oid} is missing", hint=hint)
+    return loose.damaged(oid, str(error))
+
+
+def _not_moved(updates: Sequence[RefUpdate], cause: str) -> OpsError:
+    names = ", ".join(update.name for update in updates)
+    hint = "run the command again: it finds out whether the change was stored, and goes on from there"
+    return OpsError("disk", f"{names} could not be moved", cause=cause.splitlines()[0][:300], hint=hint)
+
+
+def _held(path: Path) -> OpsError:
+    try:
+        age = f"{time.time() - path.stat().st_mtime:.0f} s old"
+    except OSError:
+        age = "gone by now"
+    hint = f"a git process may be at work; if none is: rm {os.fspath(path)!a}"
+    return OpsError("lock_busy", f"{os.fspath(path)!a} is locked ({age})", hint=hint)

@@ -1,0 +1,149 @@
+"""Git's objects as small immutable values, read strictly from raw bytes. Pure; imports nothing of the package.
+
+The trust rule judges these bytes and nothing that git derives from them, so whatever git would tolerate and a
+second reader could take differently (unsorted trees, odd modes, extra headers) is a `MalformedObject` here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+BLOB, TREE, COMMIT = "blob", "tree", "commit"
+FILE, FOLDER = "100644", "40000"
+_MODES = {"100644", "100755", "120000", "40000", "160000"}
+_OID = re.compile(rb"[0-9a-f]{40}")
+_PERSON = re.compile(rb"[^\x00-\x1f<>\x7f]*<[^\x00-\x1f<>\x7f]*> [0-9]{1,18} [+-][0-9]{4}")
+
+
+class MalformedObject(ValueError):
+    """The bytes are not an object in the one form that is accepted here."""
+
+
+def object_id(kind: str, data: bytes) -> str:
+    """Git's SHA-1 name of an object."""
+    return hashlib.sha1(b"%s %d\0" % (kind.encode(), len(data)) + data, usedforsecurity=False).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a tree: mode as git writes it (no leading zero) and the object's hex id."""
+
+    mode: str
+    oid: str
+
+    @property
+    def is_folder(self) -> bool:
+        """True for a subtree."""
+        return self.mode == FOLDER
+
+
+Tree = Mapping[str, Entry]
+
+
+def parse_tree(data: bytes) -> dict[str, Entry]:
+    """Entries by name. Names must be UTF-8, unique, in git's order and free of slashes and NUL."""
+    entries: dict[str, Entry] = {}
+    position, end, last = 0, len(data), b""
+    while position < end:
+        space = data.find(b" ", position, position + 7)
+        nul = data.find(b"\0", space)
+        if space < 0 or nul < 0 or nul + 21 > end:
+            raise MalformedObject("tree is cut off")
+        mode, name = data[position:space].decode("ascii", "replace"), data[space + 1 : nul]
+        key = name + b"/" if mode == FOLDER else name
+        if mode not in _MODES or not name or b"/" in name or name in (b".", b"..") or key <= last:
+            raise MalformedObject(f"tree has an unusable entry {name!r} ({mode})")
+        entries[_text(name, "tree entry name")] = Entry(mode, data[nul + 1 : nul + 21].hex())
+        position, last = nul + 21, key
+    return entries
+
+
+def format_tree(entries: Tree) -> bytes:
+    """The bytes of a tree, in git's order."""
+    rows = [(name.encode() + (b"/" if entry.is_folder else b""), name, entry) for name, entry in entries.items()]
+    return b"".join(
+        b"%s %s\0%s" % (entry.mode.encode(), name.encode(), bytes.fromhex(entry.oid)) for _, name, entry in sorted(rows)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A commit in strict form: headers tree, parents, author, committer and at most one gpgsig, in that order."""
+
+    tree: str
+    parents: tuple[str, ...]
+    author: str
+    committer: str
+    message: str
+    gpgsig: bytes | None
+    payload: bytes
+    """The bytes that the signature is over: the commit without its gpgsig header."""
+
+
+def parse_commit(data: bytes) -> Commit:
+    """Read a commit. Raises `MalformedObject` for any other header, order, encoding, or a NUL."""
+    if b"\0" in data:
+        raise MalformedObject("commit holds a NUL byte")
+    head, gap, body = data.partition(b"\n\n")
+    if not gap:
+        raise MalformedObject("commit has no message")
+    lines = head.split(b"\n")
+    tree = _header(lines, b"tree", _OID)
+    parents = []
+    while lines and lines[0].startswith(b"parent "):
+        parents.append(_header(lines, b"parent", _OID))
+    author, committer = _header(lines, b"author", _PERSON), _header(lines, b"committer", _PERSON)
+    unsigned = len(head) - sum(len(line) + 1 for line in lines)
+    signature = _signature(lines)
+    payload = data[:unsigned] + b"\n\n" + body
+    return Commit(tree, tuple(parents), author, committer, _text(body, "message"), signature, payload)
+
+
+def _header(lines: list[bytes], name: bytes, form: re.Pattern[bytes]) -> str:
+    line = lines.pop(0) if lines else b""
+    key, _, value = line.partition(b" ")
+    if key != name or form.fullmatch(value) is None:
+        raise MalformedObject(f"expected the header {name.decode()!r}, found {line[:60]!r}")
+    return _text(value, "header")
+
+
+def _signature(lines: list[bytes]) -> bytes | None:
+    """The value of a single gpgsig header that makes up all the remaining lines."""
+    if not lines:
+        return None
+    first, rest = lines[0], lines[1:]
+    if not first.startswith(b"gpgsig "):
+        raise MalformedObject(f"unexpected header {first[:60]!r}")
+    if not all(line.startswith(b" ") for line in rest):
+        raise MalformedObject("more than one header after the committer")
+    return b"\n".join([first[7:], *(line[1:] for line in rest)]) + b"\n"
+
+
+def _text(data: bytes, what: str) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise MalformedObject(f"{what} is not UTF-8") from error
+
+
+def format_commit(*, tree: str, parents: tuple[str, ...], author: str, committer: str, message: str) -> bytes:
+    """The payload of a commit: what is signed, and what an unsigned commit consists of."""
+    rows = [f"tree {tree}", *(f"parent {parent}" for parent in parents), f"author {author}", f"committer {committer}"]
+    return ("\n".join(rows) + "\n\n" + message).encode()
+
+
+def with_signature(payload: bytes, armored: bytes) -> bytes:
+    """The commit that carries this signature as its last header."""
+    head, _, body = payload.partition(b"\n\n")
+    folded = armored.strip(b"\n").replace(b"\n", b"\n ")
+    return head + b"\ngpgsig " + folded + b"\n\n" + body
+
+
+def format_person(name: str, email: str, seconds: int) -> str:
+    """An author or committer value; characters that git forbids in names are left out. Times are UTC."""
+    forbidden = dict.fromkeys([*range(32), 127, ord("<"), ord(">")])
+    clean_name, clean_email = name.translate(forbidden).strip(" .,:;\"'"), email.translate(forbidden).strip()
+    return f"{clean_name or 'unknown'} <{clean_email}> {max(0, seconds)} +0000"

@@ -1,0 +1,144 @@
+"""The verified history: walks `ops/approved`, applies the trust rule to what is new, and remembers the outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from opsctl import policyfile
+from opsctl.errors import OpsError
+from opsctl.gitobject import MalformedObject
+from opsctl.ledger import Ledger
+from opsctl.models import Finding
+from opsctl.policy import Judgement, Objects, Standing, judge, judge_root
+from opsctl.treediff import lookup
+from opsctl.violation import Violation
+
+Progress = Callable[[int, int], None]
+"""Called with how many commits are done and how many there are."""
+
+_PAGE = 2000
+
+
+class BrokenHistory(Exception):
+    """The chain is not what the rule allows; `good` is the newest commit up to which it is, if any."""
+
+    def __init__(self, finding: Finding, good: str | None) -> None:
+        super().__init__(finding.message)
+        self.finding = finding
+        self.good = good
+
+
+@dataclass
+class Scratch:
+    """A ledger for the rule: what is remembered up to a position, and what was judged since."""
+
+    ledger: Ledger
+    upto: int
+    ulids: set[str] = field(default_factory=set)
+    commits: set[str] = field(default_factory=set)
+
+    def decided(self, ulid: str) -> bool:
+        """True if the chain ever approved the id."""
+        return ulid in self.ulids or self.ledger.decided(ulid, self.upto)
+
+    def reachable(self, oid: str) -> bool:
+        """True if the commit is on the chain or merged into it."""
+        return oid in self.commits or self.ledger.reachable(oid, self.upto)
+
+    def take(self, judgement: Judgement) -> None:
+        """Count a judged commit in."""
+        self.commits.update(judgement.topic, (judgement.decision.commit,))
+        if judgement.decision.kind == "approve" and judgement.decision.ulid:
+            self.ulids.add(judgement.decision.ulid)
+
+
+class History:
+    """One chain, from its pinned root."""
+
+    def __init__(self, objects: Objects, ledger: Ledger, root: str) -> None:
+        self._objects = objects
+        self.ledger = ledger
+        self.root = root
+
+    def verify(self, tip: str, *, progress: Progress | None = None, keep: bool = True) -> tuple[Standing, Scratch]:
+        """Judge every commit up to `tip` that is not remembered. Raises `BrokenHistory`.
+
+        With `keep` the outcome is remembered, and what was remembered past `tip` is dropped; without, nothing is
+        written (for what a remote offers). The scratch ledger stands at `tip`.
+        """
+        fresh, base = self._fresh(tip)
+        scratch = Scratch(self.ledger, base)
+        standing = self._standing(base) if base >= 0 else None
+        if keep and not fresh and base + 1 < self.ledger.count:
+            self.ledger.append(base + 1, ())
+        pending: list[Judgement] = []
+        for done, oid in enumerate(fresh, 1):
+            judgement = self._judged(oid, standing, scratch, pending if keep else [])
+            standing = judgement.standing
+            scratch.take(judgement)
+            pending.append(judgement)
+            if keep and (len(pending) == _PAGE or done == len(fresh)):
+                self._remember(scratch, pending)
+            if progress:
+                progress(done, len(fresh))
+        if standing is None:
+            raise RuntimeError("a chain has at least its root")
+        return standing, scratch
+
+    def _remember(self, scratch: Scratch, pending: list[Judgement]) -> None:
+        """Move judged commits from the scratch sets into the ledger, if it takes them."""
+        if pending:
+            self.ledger.append(scratch.upto + 1, pending)
+            scratch.upto += len(pending)
+            scratch.ulids.clear()
+            scratch.commits.clear()
+            pending.clear()
+
+    def _judged(self, oid: str, before: Standing | None, scratch: Scratch, pending: list[Judgement]) -> Judgement:
+        try:
+            commit = self._objects.commit(oid)
+            if before is None:
+                return judge_root(oid, commit, self._objects)
+            return judge(oid, commit, before, self._objects, scratch)
+        except Violation as fault:
+            finding = Finding(oid, fault.rule, fault.message, fault.fingerprint)
+        except MalformedObject as error:
+            finding = Finding(oid, "form", str(error))
+        except OpsError as error:
+            finding = Finding(oid, "object", f"{error.message}{f' ({error.cause})' if error.cause else ''}")
+        self._remember(scratch, pending)
+        raise BrokenHistory(finding, before.tip if before else None)
+
+    def _fresh(self, tip: str) -> tuple[list[str], int]:
+        """The commits to judge, oldest first, and the position of the remembered commit below them (-1: none)."""
+        fresh: list[str] = []
+        oid = tip
+        while (place := self.ledger.position(oid)) is None:
+            fresh.append(oid)
+            if oid == self.root:
+                return fresh[::-1], -1
+            oid = self._first_parent(oid)
+        return fresh[::-1], place
+
+    def _first_parent(self, oid: str) -> str:
+        try:
+            parents = self._objects.commit(oid).parents
+        except MalformedObject as error:
+            raise BrokenHistory(Finding(oid, "form", str(error)), None) from None
+        except OpsError as error:
+            message = f"history incomplete: {error.message}"
+            raise BrokenHistory(Finding(oid, "history", message), None) from None
+        if not parents:
+            message = f"the history begins with {oid[:12]}, not with the pinned root {self.root[:12]}"
+            raise BrokenHistory(Finding(oid, "root", message), None)
+        return parents[0]
+
+    def _standing(self, position: int) -> Standing:
+        """What is in force at a remembered commit, read from the repository again."""
+        oid = self.ledger.commit_at(position)
+        commit = self._objects.commit(oid)
+        entry = lookup(self._objects, commit.tree, policyfile.POLICY_PATH)
+        if entry is None:
+            raise OpsError("corrupt_object", f"{oid[:12]} has no policy file")
+        return Standing(self.root, oid, commit.tree, policyfile.parse(self._objects.blob(entry.oid)))

@@ -1,0 +1,222 @@
+"""What verification remembers of a chain: every decision, and which commits it made reachable. Disposable.
+
+One SQLite file outside the clone, keyed by root and rule version. Deleting it costs one cold verification and changes
+nothing else. Positions count from 0, the root.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from opsctl.errors import OpsError
+from opsctl.models import Decision, Signer
+from opsctl.policy import VERSION, Judgement
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS about (root TEXT, version INTEGER, layout INTEGER);
+CREATE TABLE IF NOT EXISTS chain (
+    position INTEGER PRIMARY KEY, oid TEXT UNIQUE, kind TEXT, ulid TEXT, data TEXT);
+CREATE INDEX IF NOT EXISTS chain_ulid ON chain (ulid);
+CREATE TABLE IF NOT EXISTS merged (oid TEXT PRIMARY KEY, position INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS cached (name TEXT PRIMARY KEY, data TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS work (ulid TEXT PRIMARY KEY, data TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS worked (oid TEXT PRIMARY KEY) WITHOUT ROWID;
+"""
+_TABLES = ("about", "chain", "merged", "cached", "work", "worked")
+_LAYOUT = 1
+
+
+class Ledger:
+    """The memory of one chain."""
+
+    def __init__(self, path: Path | None, root: str) -> None:
+        """Open the memory at `path`; None, or a file that cannot be used, keeps it in this process only."""
+        self._root = root
+        self._database = _opened(path) if path else _connected(":memory:")
+        try:
+            self._prepare()
+        except sqlite3.Error:
+            if path:
+                path.unlink(missing_ok=True)
+            self._database = _connected(":memory:")
+            self._prepare()
+
+    def _prepare(self) -> None:
+        self._database.executescript(_SCHEMA)
+        row = self._database.execute("SELECT root, version, layout FROM about").fetchone()
+        if row != (self._root, VERSION, _LAYOUT):
+            self.forget()
+
+    def forget(self) -> None:
+        """Drop everything that was remembered."""
+        with self._writing():
+            for table in _TABLES:
+                self._database.execute(f"DELETE FROM {table}")  # noqa: S608  the names are the literals above
+            self._database.execute("INSERT INTO about VALUES (?, ?, ?)", (self._root, VERSION, _LAYOUT))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._database.execute("ROLLBACK")
+            raise
+        self._database.execute("COMMIT")
+
+    # -- the chain ----------------------------------------------------------------------------------------------
+
+    @property
+    def count(self) -> int:
+        """How many commits of the chain are remembered."""
+        return int(self._database.execute("SELECT coalesce(max(position) + 1, 0) FROM chain").fetchone()[0])
+
+    def position(self, oid: str) -> int | None:
+        """Where a commit stands in the chain, or None."""
+        row = self._database.execute("SELECT position FROM chain WHERE oid = ?", (oid,)).fetchone()
+        return int(row[0]) if row else None
+
+    def commit_at(self, position: int) -> str:
+        """The commit at a position that is remembered."""
+        row = self._database.execute("SELECT oid FROM chain WHERE position = ?", (position,)).fetchone()
+        return str(row[0])
+
+    def decided(self, ulid: str, upto: int) -> bool:
+        """True if a commit up to this position approved the id."""
+        query = "SELECT 1 FROM chain WHERE ulid = ? AND kind = 'approve' AND position <= ?"
+        return self._database.execute(query, (ulid, upto)).fetchone() is not None
+
+    def reachable(self, oid: str, upto: int) -> bool:
+        """True if a commit is on the chain, or merged into it, up to this position."""
+        query = (
+            "SELECT 1 FROM chain WHERE oid = ? AND position <= ? "
+            "UNION ALL SELECT 1 FROM merged WHERE oid = ? AND position <= ?"
+        )
+        return self._database.execute(query, (oid, upto, oid, upto)).fetchone() is not None
+
+    def append(self, position: int, judgements: Iterable[Judgement]) -> None:
+        """Remember the commits from `position` on, in place of whatever was there.
+
+        A file that cannot be written (full disk, no permission) is left alone, and this process remembers by itself.
+        """
+        rows: list[tuple[object, ...]] = []
+        merged: list[tuple[str, int]] = []
+        for place, judgement in enumerate(judgements, position):
+            decision = judgement.decision
+            rows.append((place, decision.commit, decision.kind, decision.ulid, _packed(decision)))
+            merged += [(oid, place) for oid in judgement.topic]
+        try:
+            self._append(position, rows, merged)
+        except sqlite3.Error:
+            self._detach()
+            self._append(position, rows, merged)
+
+    def _append(self, position: int, rows: list[tuple[object, ...]], merged: list[tuple[str, int]]) -> None:
+        with self._writing():
+            self._database.execute("DELETE FROM chain WHERE position >= ?", (position,))
+            self._database.execute("DELETE FROM merged WHERE position >= ?", (position,))
+            self._database.executemany("INSERT INTO chain VALUES (?, ?, ?, ?, ?)", rows)
+            self._database.executemany("INSERT OR REPLACE INTO merged VALUES (?, ?)", merged)
+
+    def _detach(self) -> None:
+        """Go on with a copy in memory."""
+        copy = _connected(":memory:")
+        try:
+            self._database.backup(copy)
+        except sqlite3.Error as error:
+            hint = "make room on the disk of the state folder, or remove the file"
+            raise OpsError("disk", "the verification memory cannot be read", cause=str(error), hint=hint) from None
+        self._database = copy
+
+    def decisions(self, upto: int, *, ulid: str | None = None, newest_first: bool = True) -> Iterator[Decision]:
+        """Decisions up to a position; of one id only, if it is given."""
+        order = "DESC" if newest_first else "ASC"
+        where, values = ("AND ulid = ?", (upto, ulid)) if ulid else ("", (upto,))
+        query = f"SELECT data FROM chain WHERE position <= ? {where} ORDER BY position {order}"  # noqa: S608
+        for (data,) in self._database.execute(query, values):
+            yield _unpacked(data)
+
+    def ulids(self, upto: int, part: str | None = None) -> list[str]:
+        """The ids that were ever approved; only those that a part begins or ends, if it is given."""
+        query, values = "SELECT DISTINCT ulid FROM chain WHERE kind = 'approve' AND position <= ?", [str(upto)]
+        if part:
+            query += " AND (ulid LIKE ? OR ulid LIKE ?)"
+            values += [f"{part}%", f"%{part}"]
+        return [row[0] for row in self._database.execute(query, values)]
+
+    # -- caches keyed by content --------------------------------------------------------------------------------
+
+    def cached(self, name: str) -> str | None:
+        """A remembered value, named by the object ids that it follows from."""
+        row = self._database.execute("SELECT data FROM cached WHERE name = ?", (name,)).fetchone()
+        return row[0] if row else None
+
+    def cache(self, name: str, data: str, *, instead_of: str) -> None:
+        """Remember a value, in place of those whose names begin with `instead_of`."""
+        try:
+            with self._writing():
+                self._database.execute("DELETE FROM cached WHERE name GLOB ?", (instead_of + "*",))
+                self._database.execute("INSERT INTO cached VALUES (?, ?)", (name, data))
+        except sqlite3.Error:
+            return  # a cache that cannot be written is only slower
+
+    def worked(self, oid: str) -> bool:
+        """True if a commit of ops/drafts was taken into the work log."""
+        return self._database.execute("SELECT 1 FROM worked WHERE oid = ?", (oid,)).fetchone() is not None
+
+    def work(self, ulid: str) -> dict[str, Any] | None:
+        """The last event of an id on ops/drafts."""
+        row = self._database.execute("SELECT data FROM work WHERE ulid = ?", (ulid,)).fetchone()
+        found: dict[str, Any] | None = json.loads(row[0]) if row else None
+        return found
+
+    def add_work(self, seen: Iterable[str], events: dict[str, dict[str, str | None]]) -> None:
+        """Remember commits of ops/drafts and the last event of each id in them."""
+        try:
+            self._add_work(seen, events)
+        except sqlite3.Error:
+            self._detach()
+            self._add_work(seen, events)
+
+    def _add_work(self, seen: Iterable[str], events: dict[str, dict[str, str | None]]) -> None:
+        with self._writing():
+            self._database.executemany("INSERT OR IGNORE INTO worked VALUES (?)", [(oid,) for oid in seen])
+            rows = [(ulid, json.dumps(event)) for ulid, event in events.items()]
+            self._database.executemany("INSERT OR REPLACE INTO work VALUES (?, ?)", rows)
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        database = _connected(str(path))
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = NORMAL")
+        return database
+    except (sqlite3.Error, OSError):
+        return _connected(":memory:")
+
+
+def _connected(name: str) -> sqlite3.Connection:
+    return sqlite3.connect(name, timeout=5, isolation_level=None)
+
+
+def _packed(decision: Decision) -> str:
+    row = {name: getattr(decision, name) for name in Decision.__slots__}
+    row["at"] = decision.at.isoformat()
+    row["signer"] = [decision.signer.principal, decision.signer.fingerprint]
+    row["votes"] = [[vote.principal, vote.fingerprint] for vote in decision.votes]
+    return json.dumps(row, ensure_ascii=False, separators=(",", ":"))
+
+
+def _unpacked(data: str) -> Decision:
+    row = json.loads(data)
+    row["at"] = datetime.fromisoformat(row["at"])
+    row["signer"] = Signer(*row["signer"])
+    row["votes"] = tuple(Signer(*vote) for vote in row["votes"])
+    return Decision(**row)

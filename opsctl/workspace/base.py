@@ -1,0 +1,224 @@
+"""What every use case stands on: the open repository, the verified gate, who acts, and the signing key."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+
+from opsctl.config import Memory, Pin, Pins, Places, Seen
+from opsctl.errors import OpsError
+from opsctl.git import command, signing
+from opsctl.git.repo import Repo
+from opsctl.history import BrokenHistory, History, Progress, Scratch
+from opsctl.ledger import Ledger
+from opsctl.models import Policy
+from opsctl.policy import Standing
+from opsctl.store import APPROVED, DRAFTS, Store
+
+DEFAULT_LOCK_WAIT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """The verified state of `ops/approved`: what is in force, and the ledger up to there."""
+
+    standing: Standing
+    scratch: Scratch
+    count: int
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return self.standing.policy
+
+    @property
+    def tip(self) -> str:
+        """The verified tip."""
+        return self.standing.tip
+
+
+class Base:
+    """One repository, opened for one command or request. Nothing is read before it is asked for."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        environ: Mapping[str, str],
+        now: Callable[[], datetime],
+        interactive: bool = False,
+        progress: Progress | None = None,
+        key: str | None = None,
+    ) -> None:
+        self.path = path
+        self.environ = environ
+        self.now = now
+        self.interactive = interactive
+        self.progress = progress
+        self.repo = Repo(path)
+        self.store = Store(self.repo, now=now, lock_wait_s=_seconds(environ, "OPSCTL_LOCK_WAIT", DEFAULT_LOCK_WAIT_S))
+        self.places = Places.of(environ)
+        self.pins = Pins(self.places)
+        self.chosen_key = os.path.abspath(os.path.expanduser(key)) if key else None
+        self._closing = contextlib.ExitStack()
+        self._histories: dict[str, History] = {}
+
+    def close(self) -> None:
+        """End what the command started, such as a private agent."""
+        self._closing.close()
+
+    def __enter__(self) -> Base:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- who acts -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def settings(self) -> Sequence[command.Setting]:
+        """Git's configuration."""
+        return command.settings(self.repo.git_dir, self.path if self.path.is_dir() else Path("/"))
+
+    def setting(self, key: str) -> str | None:
+        """The last value of a git setting, from any scope."""
+        return next((setting.value for setting in reversed(self.settings) if setting.key == key), None)
+
+    @cached_property
+    def who(self) -> tuple[str, str]:
+        """Name and address of the person who acts, as git knows them, else as the policy names the signing key."""
+        name, email = self.setting("user.name"), self.setting("user.email")
+        if name and email:
+            return name, email
+        with contextlib.suppress(OpsError):
+            owner = self.gate().policy.owners.get(self.signer.key.line)
+            if owner:
+                return name or owner.name, email or owner.email
+        hint = 'git config --global user.name "Your Name"; git config --global user.email you@example.com'
+        raise OpsError("no_identity", "git knows no user.name and user.email", hint=hint)
+
+    @cached_property
+    def signer(self) -> signing.Signer:
+        """The signing key. Raises `no_signing_key`."""
+        pin = self.pins.find(self.repo.common)
+        chosen = self.chosen_key or self.environ.get("OPSCTL_SIGNING_KEY") or (pin.key if pin else None)
+        identity = signing.identity(chosen, self.settings, self.path)
+        return self._closing.enter_context(signing.Signer(identity, self.settings, interactive=self.interactive))
+
+    def choose_key(self, path: str) -> None:
+        """Sign with this key file from now on."""
+        self.chosen_key = path
+        self.__dict__.pop("signer", None)
+
+    # -- the gate -----------------------------------------------------------------------------------------------
+
+    @property
+    def pin(self) -> Pin | None:
+        """The pin of this clone; `OPSCTL_TRUST_ROOT` counts only where there is none."""
+        pin = self.pins.find(self.repo.common)
+        root = self.environ.get("OPSCTL_TRUST_ROOT", "")
+        return pin or (Pin(os.fspath(self.repo.common), root) if root else None)
+
+    def root(self) -> str:
+        """The pinned root. Raises `no_gate` or `no_trust`."""
+        pin = self.pin
+        if pin:
+            return pin.root
+        if self.repo.ref(APPROVED) is None and not self.repo.refs("refs/remotes/"):
+            hint = "`opsctl init` sets the gate up; in a clone of a repository that has one: `opsctl trust`"
+            raise OpsError("no_gate", "this repository has no gate yet", hint=hint)
+        hint = "`opsctl trust` shows the root's key fingerprint and pins it"
+        raise OpsError("no_trust", "no root commit is pinned for this clone", hint=hint)
+
+    def history(self, root: str | None = None) -> History:
+        """The history from the pinned root, with what is remembered of it."""
+        root = root or self.root()
+        if root not in self._histories:
+            memory = self.places.memory(root, self.repo.common)
+            self._histories[root] = History(self.repo, Ledger(memory / "ledger.sqlite", root), root)
+        return self._histories[root]
+
+    def memory(self, root: str | None = None) -> Memory:
+        """The high-water mark of this clone."""
+        return Memory(self.places.memory(root or self.root(), self.repo.common))
+
+    def gate(self) -> Gate:
+        """Verify `ops/approved` and return what is in force.
+
+        Raises `no_gate`, `no_trust`, `bad_history`, `history_incomplete`, `rolled_back`. The mark is read before the
+        tip, so a decision that another process adds meanwhile is never taken for a way back.
+        """
+        root = self.root()
+        memory = self.memory(root)
+        mark = memory.load()
+        tip = self.repo.ref(APPROVED)
+        if tip is None:
+            raise _gone(mark)
+        try:
+            standing, scratch = self.history(root).verify(tip, progress=self.progress)
+        except BrokenHistory as broken:
+            raise _bad_history(broken) from None
+        count = scratch.upto + 1
+        if mark and mark.root == root and not _contains(scratch, mark):
+            raise _rolled_back(mark, tip)
+        if mark is None or mark.tip != tip:
+            memory.raise_to(Seen(root, tip, count, at=mark.at if mark else None))
+        return Gate(standing, scratch, count)
+
+    def drafts_tip(self) -> str:
+        """The tip of `ops/drafts`. Raises `no_gate`."""
+        tip = self.repo.ref(DRAFTS)
+        if tip is None:
+            hint = "`opsctl doctor --fix` makes it anew from ops/approved and the topics"
+            raise OpsError("no_gate", "the branch ops/drafts is missing", hint=hint)
+        return tip
+
+
+def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
+    text = environ.get(name, "")
+    try:
+        value = float(text) if text else default
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 3600:
+        raise OpsError("bad_config", f"{name}={text!a} is not a number of seconds from 0 to 3600")
+    return value
+
+
+def _contains(scratch: Scratch, mark: Seen) -> bool:
+    return scratch.reachable(mark.tip) or (mark.moving_to is not None and scratch.reachable(mark.moving_to))
+
+
+def _gone(mark: Seen | None) -> OpsError:
+    if mark is None:
+        hint = "`opsctl trust` fetches it from the remote; `opsctl init` makes a new one"
+        return OpsError("no_gate", "the branch ops/approved is missing", hint=hint)
+    hint = f"bring it back: git update-ref {APPROVED} {mark.tip}"
+    return OpsError("rolled_back", f"ops/approved is gone; this machine verified {mark.tip}", hint=hint)
+
+
+def _rolled_back(mark: Seen, tip: str) -> OpsError:
+    return OpsError(
+        "rolled_back",
+        f"ops/approved is at {tip[:12]}, which does not contain {mark.tip[:12]} that was verified here before",
+        hint="`opsctl doctor` shows both and the command that returns to the verified one",
+        detail={"tip": tip, "seen": mark.tip},
+    )
+
+
+def _bad_history(broken: BrokenHistory) -> OpsError:
+    finding = broken.finding
+    code = "history_incomplete" if finding.rule == "history" else "bad_history"
+    where = f"commit {finding.commit[:12]}: " if finding.commit else ""
+    key = f" (key {finding.fingerprint})" if finding.fingerprint else ""
+    return OpsError(
+        code,
+        f"{where}{finding.message}{key if finding.fingerprint and finding.fingerprint not in finding.message else ''}",
+        hint="`opsctl verify` names the rule; `opsctl doctor` the last good tip and the way back to it",
+        detail={"finding": finding, "good": broken.good},
+    )

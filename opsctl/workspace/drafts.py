@@ -1,0 +1,340 @@
+"""Use cases of the working side: file a draft, edit it, send it back, reject it, read it, clear away what is closed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from opsctl import document as documents
+from opsctl import ids, secretscan
+from opsctl.errors import OpsError
+from opsctl.gitobject import Entry
+from opsctl.models import Document, Draft, Revision, RunSettings, Target
+from opsctl.workspace.base import Base
+from opsctl.workspace.clerk import Clerk, Staged, already
+from opsctl.workspace.desk import Desk
+
+if TYPE_CHECKING:
+    from ulid import ULIDGenerator
+
+STATUSES = ("draft", "approved", "rejected", "error", "revoked")
+
+
+@dataclass(frozen=True, slots=True)
+class NewDraft:
+    """What a person gives for a draft. `base` is a branch, tag or full commit id of this repository."""
+
+    prompt: str
+    title: str | None = None
+    labels: tuple[str, ...] = ()
+    context: Mapping[str, str] = field(default_factory=dict)
+    base: str | None = None
+    paths: tuple[str, ...] = ()
+    run: RunSettings = field(default_factory=RunSettings)
+    allow_secrets: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which drafts to list; an absent field fits everything."""
+
+    status: str = "draft"
+    label: str | None = None
+    author: str | None = None
+    search: str | None = None
+    limit: int | None = None
+
+
+class Drafts:
+    """`ws.drafts`."""
+
+    def __init__(self, base: Base, desk: Desk, clerk: Clerk) -> None:
+        self._base = base
+        self._desk = desk
+        self._clerk = clerk
+        self._repo = base.repo
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def create(self, new: NewDraft) -> Draft:
+        """File a draft. Raises `bad_document`, `too_large`, `secret_found` before any object is written."""
+        document = Document(
+            ulid=self._new_ulid(),
+            title=new.title if new.title is not None else documents.title_from(new.prompt),
+            prompt=new.prompt,
+            labels=new.labels,
+            context=new.context,
+            target=self._target(new.base, new.paths),
+            run=new.run,
+        )
+        data = documents.build(document)
+        trailers = _allowed(data, new.allow_secrets) | {"Ops-Kind": "draft", "Ops-Id": document.ulid}
+
+        def build() -> Staged:
+            entry = self._base.store.file(data)
+            gate = self._desk.now.require_gate()
+            path = ids.path_of(document.ulid)
+            topic = self._clerk.topic_commit(gate.tip, {path: entry}, document.title, trailers)
+            drafts = self._clerk.merge_topic(topic, document.ulid, entry, document.title, trailers)
+            return Staged(drafts, document.ulid, topic, "opsctl: draft")
+
+        self._clerk.work(build)
+        return self._desk.draft(document.ulid)
+
+    def edit(
+        self,
+        ulid: str,
+        *,
+        prompt: str | None = None,
+        title: str | None = None,
+        data: bytes | None = None,
+        expect: str | None = None,
+        allow_secrets: frozenset[str] = frozenset(),
+    ) -> tuple[Draft, bool]:
+        """Give a pending draft a new revision: another prompt or title, or a whole new file.
+
+        Returns the draft and whether anything changed. Raises `already_decided`, `stale_revision`, and what `create`
+        raises.
+        """
+        changed = False
+
+        def build() -> Staged | None:
+            nonlocal changed
+            before = self.require_pending(ulid, "edited")
+            check_expected(before, expect)
+            new = data if data is not None else documents.build(_revised(before, prompt, title))
+            document = documents.parse(new)
+            if document.ulid != ulid:
+                raise OpsError("bad_document", f"the file's id is d_{document.ulid}; it must stay d_{ulid}")
+            trailers = _allowed(new, allow_secrets | self._desk.story(ulid).allowed_secrets())
+            entry = self._base.store.file(new)
+            changed = entry.oid != before.blob
+            return self._staged_edit(ulid, entry, document.title, trailers) if changed else None
+
+        self._clerk.work(build)
+        return self._desk.draft(ulid), changed
+
+    def _staged_edit(self, ulid: str, entry: Entry, title: str, allowed: Mapping[str, str]) -> Staged:
+        trailers = {"Ops-Kind": "edit", "Ops-Id": ulid, **allowed}
+        parent = self._clerk.topic_of(ulid, self._desk.now.pending[ulid])
+        topic = self._clerk.topic_commit(parent, {ids.path_of(ulid): entry}, title, trailers)
+        drafts = self._clerk.merge_topic(topic, ulid, entry, title, trailers)
+        return Staged(drafts, ulid, topic, "opsctl: edit")
+
+    def give_back(self, ulid: str, reason: str) -> Draft:
+        """Ask the author for changes (`return`): the draft stays pending, the reason is kept on its topic."""
+        if not reason.strip():
+            raise OpsError("bad_input", "a reason is needed, so that the author knows what to change")
+
+        def build() -> Staged:
+            before = self.require_pending(ulid, "sent back")
+            title, entry = before.document.title, self._desk.now.pending[ulid]
+            trailers = {"Ops-Kind": "return", "Ops-Id": ulid, "Ops-Reason": reason}
+            topic = self._clerk.topic_commit(self._clerk.topic_of(ulid, entry), {}, title, trailers)
+            drafts = self._clerk.merge_topic(topic, ulid, entry, title, trailers)
+            return Staged(drafts, ulid, topic, "opsctl: return")
+
+        self._clerk.work(build)
+        return self._desk.draft(ulid)
+
+    def reject(self, ulid: str, reason: str | None, *, expect: str | None = None) -> tuple[Draft, bool]:
+        """Close a pending draft; its file moves to `closed/`. False if it was rejected before."""
+        changed = False
+
+        def build() -> Staged | None:
+            nonlocal changed
+            before = self._desk.draft(ulid)
+            check_expected(before, expect)
+            changed = before.status == "draft"
+            if before.status == "rejected":
+                return None
+            if not changed:
+                raise already(f"d_{ulid} is {_spoken(before)}; it cannot be rejected", _way_on(before))
+            return self._staged_reject(before, reason)
+
+        self._clerk.work(build)
+        return self._desk.draft(ulid), changed
+
+    def _staged_reject(self, before: Draft, reason: str | None) -> Staged:
+        ulid, entry = before.ulid, self._desk.now.pending[before.ulid]
+        trailers = {"Ops-Kind": "reject", "Ops-Id": ulid, "Ops-Reason": reason or ""}
+        tip = self._desk.topic_tip(ulid)
+        parents = (self._desk.now.drafts, *([tip] if tip else []))
+        edits = {ids.path_of(ulid): None, ids.path_of(ulid, top="closed"): entry}
+        drafts = self._clerk.drafts_commit(edits, parents, f"reject: {before.document.title}", trailers)
+        return Staged(drafts, ulid, None, "opsctl: reject")
+
+    def prune(self, older_than: timedelta, *, dry_run: bool = False) -> list[str]:
+        """Remove closed drafts that were closed longer ago from `ops/drafts`; history keeps them. Returns ULIDs."""
+        gone: list[str] = []
+
+        def build() -> Staged | None:
+            limit = self._base.now() - older_than
+            gone[:] = [draft.ulid for draft in self._desk.closed() if draft.updated_at < limit]
+            if not gone or dry_run:
+                return None
+            edits = {ids.path_of(ulid, top="closed"): None for ulid in gone}
+            trailers = {"Ops-Kind": "prune"}
+            subject = f"prune: {len(gone)} closed drafts"
+            drafts = self._clerk.drafts_commit(edits, (self._desk.now.drafts,), subject, trailers)
+            return Staged(drafts, None, None, "opsctl: prune")
+
+        self._clerk.work(build)
+        return gone
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def get(self, ulid: str) -> Draft:
+        """One draft in any state."""
+        return self._desk.draft(ulid)
+
+    def list(self, wanted: Filter = Filter()) -> list[Draft]:
+        """Drafts of a status: pending ones oldest first, decided ones newest first."""
+        if wanted.status not in (*STATUSES, "all"):
+            raise OpsError("bad_input", f"status must be one of {', '.join(STATUSES)}, all")
+        found: list[Draft] = []
+        for draft in self._of_status(wanted.status):
+            if wanted.limit is not None and len(found) >= wanted.limit:
+                break
+            if _fits(draft, wanted):
+                found.append(draft)
+        return found
+
+    def _of_status(self, status: str) -> Iterable[Draft]:
+        if status in ("draft", "all"):
+            yield from self._desk.pending()
+        if status in ("rejected", "error", "all"):
+            yield from (draft for draft in self._desk.closed() if status in (draft.status, "all"))
+        if status in ("approved", "revoked"):
+            yield from self._desk.decided(status)
+        if status == "all":
+            yield from self._desk.decided("approved")
+            yield from self._desk.decided("revoked")
+
+    def revisions(self, ulid: str) -> Sequence[Revision]:
+        """Every content that the draft had, oldest first; the last is the one in force."""
+        draft = self._desk.draft(ulid)
+        found = self._desk.story(ulid).revisions(self._repo)
+        if not found or found[-1].blob != draft.blob:
+            found.append(Revision(draft.digest, draft.blob, self._desk.now.drafts, draft.author, draft.updated_at))
+        return found
+
+    def content(self, draft: Draft) -> bytes:
+        """The exact file of a draft; of a decided one, the bytes that were signed."""
+        if draft.status in ("approved", "revoked"):
+            decision = self._desk.last_decision(draft.ulid)
+            if decision:
+                return self._desk.signed_bytes(decision)
+        return self._repo.blob(draft.blob)
+
+    def require_pending(self, ulid: str, verb: str) -> Draft:
+        """The draft if it is pending. Raises `already_decided`."""
+        draft = self._desk.draft(ulid)
+        if draft.status != "draft":
+            raise already(f"d_{ulid} is {_spoken(draft)}; it cannot be {verb}", _way_on(draft))
+        return draft
+
+    # -- details ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _generator(self) -> ULIDGenerator:
+        from ulid import LaxMonotonicPolicy, ULIDGenerator  # only new drafts need it
+
+        return ULIDGenerator(clock=lambda: int(self._base.now().timestamp() * 1000), policy=LaxMonotonicPolicy())
+
+    def _new_ulid(self) -> str:
+        try:
+            ulid = str(self._generator.generate())
+        except (ValueError, OverflowError):
+            ulid = ""
+        if not ids.is_ulid(ulid):
+            raise OpsError("bad_input", "the clock of this machine shows a time that no id can hold", hint="date")
+        return ulid
+
+    def _target(self, base: str | None, paths: tuple[str, ...]) -> Target:
+        """A branch name is resolved now and kept beside the commit."""
+        if base is None:
+            return Target(paths=paths)
+        commit = self._repo.resolve(base)
+        if commit is None:
+            hint = "give a branch, a tag or a full commit id: git for-each-ref --format='%(refname:short)'"
+            raise OpsError("bad_input", f"--base: {base[:80]!a} is no branch, tag or commit here", hint=hint)
+        return Target(commit, base if commit != base else None, paths)
+
+
+def check_expected(draft: Draft, expect: str | None) -> None:
+    """Refuse when the draft has another digest than the reviewer saw. At least 12 hex digits name one."""
+    if expect is None:
+        return
+    wanted = expect.removeprefix("sha256:").lower()
+    if not 12 <= len(wanted) <= 64 or any(letter not in "0123456789abcdef" for letter in wanted):
+        hint = "give `sha256:` and 64 hex digits, or the first 12: `opsctl show ID` prints them"
+        raise OpsError("bad_input", f"not a digest: {expect[:80]!a}", hint=hint)
+    if not draft.digest.removeprefix("sha256:").startswith(wanted):
+        raise OpsError(
+            "stale_revision",
+            f"d_{draft.ulid} is now {documents.short(draft.digest)}, not {wanted[:12]}",
+            hint=f"read it again: opsctl diff d_{draft.ulid}",
+            detail={"expected": expect, "digest": draft.digest},
+        )
+
+
+def _revised(before: Draft, prompt: str | None, title: str | None) -> Document:
+    if before.error:
+        raise OpsError("bad_document", before.error, hint=f"mend the whole file: opsctl edit d_{before.ulid}")
+    document = before.document
+    return replace(document, prompt=document.prompt if prompt is None else prompt, title=title or document.title)
+
+
+def _allowed(data: bytes, allowed: frozenset[str]) -> dict[str, str]:
+    """The trailer that records allowed secrets. Raises `secret_found` for one that is not allowed."""
+    found = secretscan.find(data.decode())
+    open_ones = [secret for secret in found if secret.fingerprint not in allowed]
+    if open_ones:
+        first = open_ones[0]
+        raise OpsError(
+            "secret_found",
+            f"line {first.line} holds what looks like a secret ({first.kind}, fingerprint {first.fingerprint})",
+            hint=f"take it out; if it is none: --allow-secret {first.fingerprint}, which is recorded and shown",
+            detail={"secrets": [[secret.kind, secret.line, secret.fingerprint] for secret in open_ones]},
+        )
+    used = sorted({secret.fingerprint for secret in found})
+    return {"Ops-Allowed-Secrets": " ".join(used)} if used else {}
+
+
+def _fits(draft: Draft, wanted: Filter) -> bool:
+    if wanted.label and wanted.label not in draft.document.labels:
+        return False
+    if wanted.author and wanted.author.casefold() not in draft.author.casefold():
+        return False
+    text = f"{draft.document.title}\n{draft.document.prompt}".casefold()
+    return not wanted.search or wanted.search.casefold() in text
+
+
+def _spoken(draft: Draft) -> str:
+    return "in error" if draft.status == "error" else draft.status
+
+
+def _way_on(draft: Draft) -> str:
+    ulid = draft.ulid
+    ways = {
+        "approved": f"take it out of use with `opsctl revoke a_{ulid} --reason …`, or file a new draft",
+        "revoked": "a revoked id never returns; file a new draft",
+        "rejected": "file it again as a new draft: `opsctl show --raw` prints its file",
+        "error": "file a new draft",
+    }
+    return ways.get(draft.status, "")
+
+
+def utc_time(text: str) -> datetime:
+    """A time that a person typed: ISO 8601 with a zone. Raises `bad_input`."""
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        when = None
+    if when is None or when.tzinfo is None:
+        raise OpsError("bad_input", f"not a time with a zone: {text[:60]!a}", hint="for example 2030-01-31T12:00:00Z")
+    return when.astimezone(UTC)

@@ -1,0 +1,166 @@
+"""Use cases at the beginning: `init` makes a gate, `trust` pins the root of one that came with a clone."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from opsctl import policyfile
+from opsctl.config import Seen
+from opsctl.errors import OpsError
+from opsctl.git import signing
+from opsctl.git.repo import RefUpdate
+from opsctl.gitobject import MalformedObject
+from opsctl.models import Policy
+from opsctl.policy import Judgement, judge_root
+from opsctl.policyfile import POLICY_PATH, SIGNERS_PATH
+from opsctl.store import APPROVED, DRAFTS
+from opsctl.violation import Violation
+from opsctl.workspace.base import Base
+
+
+@dataclass(frozen=True, slots=True)
+class Founded:
+    """A gate's root: who signed it, with which key, under which first policy."""
+
+    root: str
+    principal: str
+    fingerprint: str
+    policy: Policy
+    is_new: bool
+
+
+class Founding:
+    """`ws.founding`."""
+
+    def __init__(self, base: Base) -> None:
+        self._base = base
+        self._repo = base.repo
+
+    def init(self, *, name: str | None, email: str | None, audience: str | None, generate_key: bool) -> Founded:
+        """Make root commit, branches and pin. Running it again changes nothing and finishes what a crash left.
+
+        Raises `no_signing_key`, `no_identity`, `ref_conflict`, `no_trust` (a gate is there but not trusted here).
+        """
+        tip = self._repo.ref(APPROVED)
+        if tip is not None:
+            return self._again(tip)
+        self._refuse_conflicts()
+        who = self._person(name, email)
+        if generate_key:
+            self._generate(who)
+        with self._base.store.lock():
+            root = self._stage_root(who, audience)
+            self._repo.flush()
+            # pinned first: a pin without a branch is repaired by running init again, a branch without one is not
+            self._pin(root)
+            self._base.store.move(APPROVED, None, root, "opsctl: init")
+            self._base.store.move(DRAFTS, None, root, "opsctl: init")
+        judgement = self.judged_root(root)
+        self._base.memory(root).raise_to(Seen(root, root, 1))
+        return _founded(judgement, is_new=True)
+
+    def _again(self, tip: str) -> Founded:
+        """The gate that is there; `ops/drafts` is made if a crash came before it."""
+        pin = self._base.pin
+        if pin is None:
+            hint = "look at the root's key with `opsctl trust`"
+            raise OpsError("no_trust", "this repository has a gate already, not yet trusted here", hint=hint)
+        if self._repo.ref(DRAFTS) is None and not self._repo.refs("refs/remotes/"):
+            with self._base.store.lock():
+                self._base.store.move(DRAFTS, None, tip, "opsctl: init")
+        return _founded(self.judged_root(pin.root), is_new=False)
+
+    def _refuse_conflicts(self) -> None:
+        for name in ("refs/heads/ops", "refs/ops", "refs/notes/ops"):
+            if self._repo.ref(name) is not None:
+                short = name.removeprefix("refs/heads/")
+                hint = (
+                    f"rename it first: git branch -m {short} {short}-old"
+                    if "heads" in name
+                    else f"git update-ref -d {name}"
+                )
+                raise OpsError("ref_conflict", f"the ref {name} is in the way of the gate's own names", hint=hint)
+        if self._repo.ref(DRAFTS) is not None:
+            hint = "rename it first: git branch -m ops/drafts old-drafts"
+            raise OpsError("ref_conflict", "a branch ops/drafts is there already, without ops/approved", hint=hint)
+        remote = [name for name in self._repo.refs("refs/remotes/") if name.endswith("/ops/approved")]
+        if remote:
+            raise OpsError("ref_conflict", f"the remote has a gate: {remote[0]}", hint="use `opsctl trust` in a clone")
+
+    def _person(self, name: str | None, email: str | None) -> tuple[str, str]:
+        name = name or self._base.setting("user.name")
+        email = email or self._base.setting("user.email")
+        if not name or not email:
+            hint = (
+                'give --name and --email, or: git config --global user.name "Your Name"; … user.email you@here'
+            )
+            raise OpsError("no_identity", "git knows no user.name and user.email", hint=hint)
+        self._base.who = (name, email)
+        return name, email
+
+    def _generate(self, who: tuple[str, str]) -> None:
+        path = self._base.places.config / "signing_key"
+        made = signing.generate(path, who[1], interactive=self._base.interactive)
+        self._base.choose_key(str(made))
+
+    def _stage_root(self, who: tuple[str, str], audience: str | None) -> str:
+        store, key = self._base.store, self._base.signer.key
+        principal = principal_name(*who)
+        data = policyfile.first_policy(
+            name=principal, email=who[1], key=key.line, audience=audience or self._base.repo.common.parent.name
+        )
+        policy = policyfile.parse(data)
+        signers = policyfile.allowed_signers(policy)
+        payload = store.payload(
+            tree=store.edit_tree(None, {POLICY_PATH: store.file(data), SIGNERS_PATH: store.file(signers)}),
+            parents=(),
+            subject=f"init: gate of {policy.audience}",
+            trailers={"Ops-Kind": "init", "Ops-Epoch": "1", "Ops-Signer": principal},
+            who=who,
+        )
+        oid = store.stage_commit(payload, self._base.signer.sign(payload))
+        self.judged_root(oid)
+        return oid
+
+    def _pin(self, root: str) -> None:
+        self._base.pins.set(self._repo.common, root, self._base.chosen_key)
+
+    def judged_root(self, root: str) -> Judgement:
+        """The root, judged by the rule. Raises `bad_history`."""
+        try:
+            return judge_root(root, self._repo.commit(root), self._repo)
+        except (Violation, MalformedObject) as fault:
+            raise OpsError("bad_history", f"{root[:12]} is not the root of a gate: {fault}") from None
+
+    def find_root(self, tip: str) -> str:
+        """The commit at the end of the first parents."""
+        oid = tip
+        while parents := self._repo.commit(oid).parents:
+            oid = parents[0]
+        return oid
+
+    def pin(self, root: str) -> None:
+        """Trust a root in this clone from now on."""
+        self.judged_root(root)
+        self._pin(root)
+
+    def make_branches(self, approved: str, drafts: str) -> None:
+        """Make the local branches of a clone where they are missing."""
+        with self._base.store.lock():
+            for name, tip in ((APPROVED, approved), (DRAFTS, drafts)):
+                if self._repo.ref(name) is None:
+                    self._repo.update([RefUpdate(name, None, tip)], wait_s=10, reason="opsctl: trust")
+
+
+def principal_name(name: str, email: str) -> str:
+    """A name for the policy from a person's: letters, digits and dots; else the address's first part."""
+    plain = re.sub(r"[^A-Za-z0-9._+-]+", ".", name.strip()).strip(".-+_").lower()
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._+-]{0,63}", plain):
+        plain = re.sub(r"[^a-z0-9]+", ".", email.split("@")[0].lower()).strip(".")
+    return plain or "owner"
+
+
+def _founded(judgement: Judgement, *, is_new: bool) -> Founded:
+    signer = judgement.decision.signer
+    return Founded(judgement.standing.root, signer.principal, signer.fingerprint, judgement.standing.policy, is_new)

@@ -1,0 +1,81 @@
+"""Use cases of the rules themselves: the policy and the plan, each changed by a signed commit."""
+
+from __future__ import annotations
+
+import re
+
+from opsctl import planfile, policyfile
+from opsctl.errors import OpsError
+from opsctl.gitobject import Entry
+from opsctl.models import Decision, Policy
+from opsctl.planfile import PLAN_PATH, Plan
+from opsctl.policyfile import POLICY_PATH, SIGNERS_PATH
+from opsctl.treediff import lookup
+from opsctl.workspace.approvals import Approvals, _common
+from opsctl.workspace.base import Base, Gate
+from opsctl.workspace.clerk import Clerk, Decided
+from opsctl.workspace.desk import Desk
+
+_EPOCH = re.compile(rb"^epoch\s*=\s*\d+", re.MULTILINE)
+
+
+class Governing:
+    """`ws.plan` and `ws.policy` in one: they land alike."""
+
+    def __init__(self, base: Base, desk: Desk, clerk: Clerk, approvals: Approvals) -> None:
+        self._base = base
+        self._desk = desk
+        self._clerk = clerk
+        self._approvals = approvals
+
+    def policy(self) -> tuple[Policy, bytes]:
+        """The policy in force and the exact bytes of its file."""
+        gate = self._desk.now.require_gate()
+        return gate.policy, self._file(gate, POLICY_PATH) or b""
+
+    def plan(self) -> tuple[Plan, bytes]:
+        """The active plan. Raises `no_plan`."""
+        data = self._file(self._desk.now.require_gate(), PLAN_PATH)
+        if data is None:
+            raise OpsError("no_plan", "there is no plan", hint="opsctl plan set FILE")
+        return planfile.parse(data), data
+
+    def set_plan(self, data: bytes, *, reason: str | None = None) -> tuple[Plan, Decision | None]:
+        """Sign a new plan; None when it is the one in force. Raises `bad_plan`."""
+        plan = planfile.parse(data)
+        return plan, self._change("plan", f"plan: {plan.title}", {PLAN_PATH: data}, reason)
+
+    def set_policy(self, data: bytes, *, reason: str | None = None) -> tuple[Policy, Decision | None]:
+        """Sign a new policy; its epoch is raised here. None when nothing but the epoch differs. Raises `bad_policy`."""
+        now, file = self.policy()
+        if _EPOCH.sub(b"epoch = 0", data) == _EPOCH.sub(b"epoch = 0", file):
+            return now, None
+        data = _EPOCH.sub(b"epoch = %d" % (now.epoch + 1), data)
+        policy = policyfile.parse(data)
+        if now.highest_threshold > 1:
+            hint = "change it by the team's commands: a policy topic with votes, merged by the last of them"
+            message = f"a change of this policy needs {now.highest_threshold} signatures"
+            raise OpsError("below_threshold", message, hint=hint)
+        files = {POLICY_PATH: data, SIGNERS_PATH: policyfile.allowed_signers(policy)}
+        return policy, self._change("policy", f"policy: epoch {policy.epoch}", files, reason)
+
+    def _file(self, gate: Gate, path: str) -> bytes | None:
+        entry = lookup(self._base.repo, gate.standing.tree, path)
+        return self._base.repo.blob(entry.oid) if entry else None
+
+    def _change(self, kind: str, subject: str, files: dict[str, bytes], reason: str | None) -> Decision | None:
+        def make(gate: Gate) -> Decided | None:
+            store = self._base.store
+            edits: dict[str, Entry | None] = {path: store.file(data) for path, data in files.items()}
+            tree = store.edit_tree(gate.standing.tree, edits)
+            if tree == gate.standing.tree:
+                return None
+            trailers = _common(kind, gate, self._approvals.me(gate)) | {"Ops-Reason": reason or ""}
+            if kind == "policy":
+                trailers["Ops-Epoch"] = str(gate.policy.epoch + 1)
+            payload = store.payload(
+                tree=tree, parents=(gate.tip,), subject=subject, trailers=trailers, who=self._base.who
+            )
+            return Decided(payload)
+
+        return self._clerk.decide(make)
