@@ -50,6 +50,7 @@ CODES: dict[str, tuple[str, str]] = {
     "not_adopted": ("refused", "what the remote offers does not verify, so nothing of it was taken"),
     "unsafe_remote": ("refused", "the remote's address or settings could run a program"),
     "stale_revision": ("conflict", "the draft has another revision than the one named"),
+    "expect_required": ("conflict", "the draft had several revisions, and none was named"),
     "already_decided": ("conflict", "the item was decided already, the other way"),
     "signature_required": ("conflict", "a person has to sign"),
     "ref_conflict": ("conflict", "a branch moved, or a name is in the way; nothing was changed"),

@@ -37,6 +37,8 @@ class Scratch:
     upto: int
     ulids: set[str] = field(default_factory=set)
     commits: set[str] = field(default_factory=set)
+    chain: list[str] = field(default_factory=list)
+    """Judged commits of the chain itself that are not in the ledger, oldest first."""
 
     def decided(self, ulid: str) -> bool:
         """True if the chain ever approved the id."""
@@ -48,6 +50,7 @@ class Scratch:
 
     def take(self, judgement: Judgement) -> None:
         """Count a judged commit in."""
+        self.chain.append(judgement.decision.commit)
         self.commits.update(judgement.topic, (judgement.decision.commit,))
         if judgement.decision.kind == "approve" and judgement.decision.ulid:
             self.ulids.add(judgement.decision.ulid)
@@ -93,6 +96,7 @@ class History:
             scratch.upto += len(pending)
             scratch.ulids.clear()
             scratch.commits.clear()
+            scratch.chain.clear()
             pending.clear()
 
     def _judged(self, oid: str, before: Standing | None, scratch: Scratch, pending: list[Judgement]) -> Judgement:

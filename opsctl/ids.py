@@ -7,7 +7,6 @@ An item is named by one ULID for its whole life: `d_<ULID>` is the draft, `a_<UL
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -104,29 +103,20 @@ def matches(given: GivenId, ulids: Iterable[str]) -> list[str]:
     return [ulid for ulid in ulids if ulid.startswith(given.part) or ulid.endswith(given.part)]
 
 
-def shortest_suffixes(ulids: Iterable[str], *, least: int = 4) -> dict[str, str]:
-    """For each ULID the shortest suffix (of `least` letters or more) that fits none of the others, at either end."""
-    everyone = sorted(set(ulids), key=lambda ulid: ulid[::-1])
-    heads = sorted(everyone)
-    found: dict[str, str] = {}
-    for index, ulid in enumerate(everyone):
+def shortest_suffixes(wanted: Iterable[str], everyone: Iterable[str], *, least: int = 4) -> dict[str, str]:
+    """For each wanted ULID the shortest suffix (of `least` letters or more) that is unique among everyone's parts."""
+    neighbours: dict[str, set[str]] = {ulid[-least:]: set() for ulid in wanted}
+    heads: dict[str, set[str]] = {}
+    for ulid in everyone:
+        if ulid[-least:] in neighbours:
+            neighbours[ulid[-least:]].add(ulid)
+        if ulid[:least] in neighbours:
+            heads.setdefault(ulid[:least], set()).add(ulid)
+    found = {}
+    for ulid in wanted:
+        rivals = (neighbours[ulid[-least:]] | heads.get(ulid[-least:], set())) - {ulid}
         size = least
-        for neighbour in everyone[max(0, index - 1) : index] + everyone[index + 1 : index + 2]:
-            size = max(size, _common_tail(ulid, neighbour) + 1)
-        while size < 26 and _begins_another(heads, ulid[-size:], ulid):
+        while any(rival.endswith(ulid[-size:]) or rival.startswith(ulid[-size:]) for rival in rivals):
             size += 1
         found[ulid] = ulid[-size:]
     return found
-
-
-def _common_tail(one: str, other: str) -> int:
-    count = 0
-    while count < 26 and one[-1 - count] == other[-1 - count]:
-        count += 1
-    return count
-
-
-def _begins_another(heads: list[str], part: str, own: str) -> bool:
-
-    place = bisect_left(heads, part)
-    return any(head.startswith(part) and head != own for head in heads[place : place + 2])

@@ -19,9 +19,9 @@ from opsctl.models import Decision, Signer
 from opsctl.policy import VERSION, Judgement
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS about (root TEXT, version INTEGER, layout INTEGER);
+CREATE TABLE IF NOT EXISTS about (root TEXT, version INTEGER);
 CREATE TABLE IF NOT EXISTS chain (
-    position INTEGER PRIMARY KEY, oid TEXT UNIQUE, kind TEXT, ulid TEXT, data TEXT);
+    position INTEGER PRIMARY KEY, oid TEXT UNIQUE, kind TEXT, ulid TEXT, live INTEGER, data TEXT);
 CREATE INDEX IF NOT EXISTS chain_ulid ON chain (ulid);
 CREATE TABLE IF NOT EXISTS merged (oid TEXT PRIMARY KEY, position INTEGER) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS cached (name TEXT PRIMARY KEY, data TEXT) WITHOUT ROWID;
@@ -29,7 +29,6 @@ CREATE TABLE IF NOT EXISTS work (ulid TEXT PRIMARY KEY, data TEXT) WITHOUT ROWID
 CREATE TABLE IF NOT EXISTS worked (oid TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 _TABLES = ("about", "chain", "merged", "cached", "work", "worked")
-_LAYOUT = 1
 
 
 class Ledger:
@@ -49,8 +48,8 @@ class Ledger:
 
     def _prepare(self) -> None:
         self._database.executescript(_SCHEMA)
-        row = self._database.execute("SELECT root, version, layout FROM about").fetchone()
-        if row != (self._root, VERSION, _LAYOUT):
+        row = self._database.execute("SELECT root, version FROM about").fetchone()
+        if row != (self._root, VERSION):
             self.forget()
 
     def forget(self) -> None:
@@ -58,7 +57,7 @@ class Ledger:
         with self._writing():
             for table in _TABLES:
                 self._database.execute(f"DELETE FROM {table}")  # noqa: S608  the names are the literals above
-            self._database.execute("INSERT INTO about VALUES (?, ?, ?)", (self._root, VERSION, _LAYOUT))
+            self._database.execute("INSERT INTO about VALUES (?, ?)", (self._root, VERSION))
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -87,6 +86,11 @@ class Ledger:
         row = self._database.execute("SELECT oid FROM chain WHERE position = ?", (position,)).fetchone()
         return str(row[0])
 
+    def live(self, position: int) -> int:
+        """How many items are approved, and not revoked, after the commit at a position."""
+        row = self._database.execute("SELECT live FROM chain WHERE position = ?", (position,)).fetchone()
+        return int(row[0]) if row else 0
+
     def decided(self, ulid: str, upto: int) -> bool:
         """True if a commit up to this position approved the id."""
         query = "SELECT 1 FROM chain WHERE ulid = ? AND kind = 'approve' AND position <= ?"
@@ -107,9 +111,11 @@ class Ledger:
         """
         rows: list[tuple[object, ...]] = []
         merged: list[tuple[str, int]] = []
+        live = self.live(position - 1)
         for place, judgement in enumerate(judgements, position):
             decision = judgement.decision
-            rows.append((place, decision.commit, decision.kind, decision.ulid, _packed(decision)))
+            live += {"approve": 1, "revoke": -1}.get(decision.kind, 0)
+            rows.append((place, decision.commit, decision.kind, decision.ulid, live, _packed(decision)))
             merged += [(oid, place) for oid in judgement.topic]
         try:
             self._append(position, rows, merged)
@@ -121,7 +127,7 @@ class Ledger:
         with self._writing():
             self._database.execute("DELETE FROM chain WHERE position >= ?", (position,))
             self._database.execute("DELETE FROM merged WHERE position >= ?", (position,))
-            self._database.executemany("INSERT INTO chain VALUES (?, ?, ?, ?, ?)", rows)
+            self._database.executemany("INSERT INTO chain VALUES (?, ?, ?, ?, ?, ?)", rows)
             self._database.executemany("INSERT OR REPLACE INTO merged VALUES (?, ?)", merged)
 
     def _detach(self) -> None:

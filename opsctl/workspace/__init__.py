@@ -11,9 +11,12 @@ from opsctl.workspace.approvals import Approvals
 from opsctl.workspace.base import Base
 from opsctl.workspace.clerk import Clerk
 from opsctl.workspace.desk import Desk
+from opsctl.workspace.doctor import Doctor
 from opsctl.workspace.drafts import Drafts
 from opsctl.workspace.founding import Founding
 from opsctl.workspace.governing import Governing
+from opsctl.workspace.syncing import Syncing
+from opsctl.workspace.verification import Verification
 
 
 class Workspace(Base):
@@ -36,6 +39,9 @@ class Workspace(Base):
         self.approvals = Approvals(self, self.desk, self.clerk, self.drafts)
         self.governing = Governing(self, self.desk, self.clerk, self.approvals)
         self.founding = Founding(self)
+        self.verification = Verification(self)
+        self.syncing = Syncing(self, self.desk, self.clerk, self.approvals, self.governing)
+        self.doctor = Doctor(self, self.desk, self.clerk)
 
     def __enter__(self) -> Workspace:
         return self

@@ -89,6 +89,12 @@ class Base:
         """The last value of a git setting, from any scope."""
         return next((setting.value for setting in reversed(self.settings) if setting.key == key), None)
 
+    @property
+    def editor(self) -> str | None:
+        """`core.editor` of the user's own configuration; a repository must not choose a program."""
+        own = [one.value for one in self.settings if one.key == "core.editor" and one.is_own]
+        return own[-1] if own else None
+
     @cached_property
     def who(self) -> tuple[str, str]:
         """Name and address of the person who acts, as git knows them, else as the policy names the signing key."""
@@ -162,7 +168,7 @@ class Base:
         try:
             standing, scratch = self.history(root).verify(tip, progress=self.progress)
         except BrokenHistory as broken:
-            raise _bad_history(broken) from None
+            raise bad_history(broken) from None
         count = scratch.upto + 1
         if mark and mark.root == root and not _contains(scratch, mark):
             raise _rolled_back(mark, tip)
@@ -211,7 +217,8 @@ def _rolled_back(mark: Seen, tip: str) -> OpsError:
     )
 
 
-def _bad_history(broken: BrokenHistory) -> OpsError:
+def bad_history(broken: BrokenHistory) -> OpsError:
+    """The error that closes the gate: commit, what is wrong, and the key if there was one."""
     finding = broken.finding
     code = "history_incomplete" if finding.rule == "history" else "bad_history"
     where = f"commit {finding.commit[:12]}: " if finding.commit else ""

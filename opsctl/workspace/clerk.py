@@ -207,7 +207,7 @@ class Clerk:
         if drafts == before.drafts:
             self._store.move(DRAFTS, drafts, follow, "opsctl: merge ops/approved")
             before.ledger.cache(f"merged:{follow}", tip, instead_of="merged:")
-        self._catch_up_locked()
+        self.catch_up_locked()
         if judgement.decision.ulid:
             self.point_topic(judgement.decision.ulid, None)
         return True
@@ -226,9 +226,10 @@ class Clerk:
             or self.merged_point(state.require_gate(), state.drafts) != state.require_gate().tip
         ):
             with self._store.lock():
-                self._catch_up_locked()
+                self.catch_up_locked()
 
-    def _catch_up_locked(self) -> None:
+    def catch_up_locked(self) -> None:
+        """The same, for callers who hold the lock."""
         state = self._desk.refresh()
         gate = state.require_gate()
         merged = self.merged_point(gate, state.drafts)

@@ -156,6 +156,12 @@ class Desk:
             raise unknown(text)
         return given.kind, found.pop()
 
+    def all_ulids(self) -> set[str]:
+        """Every id that is known here: pending, closed, ever approved."""
+        gate = self.now.gate
+        decided = self.now.ledger.ulids(gate.scratch.upto) if gate else []
+        return {*self.now.pending, *self.closed_entries, *decided}
+
     # -- drafts -------------------------------------------------------------------------------------------------
 
     def pending(self) -> list[Draft]:

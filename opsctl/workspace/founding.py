@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from opsctl import policyfile
 from opsctl.config import Seen
 from opsctl.errors import OpsError
+from opsctl.git import remote as remotes
 from opsctl.git import signing
-from opsctl.git.repo import RefUpdate
+from opsctl.git.command import Git
 from opsctl.gitobject import MalformedObject
+from opsctl.history import BrokenHistory
 from opsctl.models import Policy
 from opsctl.policy import Judgement, judge_root
 from opsctl.policyfile import POLICY_PATH, SIGNERS_PATH
-from opsctl.store import APPROVED, DRAFTS
+from opsctl.store import APPROVED, DRAFTS, NOTES, TOPICS
 from opsctl.violation import Violation
-from opsctl.workspace.base import Base
+from opsctl.workspace.base import Base, bad_history
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +95,7 @@ class Founding:
         name = name or self._base.setting("user.name")
         email = email or self._base.setting("user.email")
         if not name or not email:
-            hint = (
-                'give --name and --email, or: git config --global user.name "Your Name"; … user.email you@here'
-            )
+            hint = 'give --name and --email, or: git config --global user.name "Your Name"; … user.email you@here'
             raise OpsError("no_identity", "git knows no user.name and user.email", hint=hint)
         self._base.who = (name, email)
         return name, email
@@ -133,24 +134,94 @@ class Founding:
         except (Violation, MalformedObject) as fault:
             raise OpsError("bad_history", f"{root[:12]} is not the root of a gate: {fault}") from None
 
-    def find_root(self, tip: str) -> str:
-        """The commit at the end of the first parents."""
+    # -- a clone ------------------------------------------------------------------------------------------------
+
+    def candidate(self, root: str | None, name: str | None) -> Candidate:
+        """What could be trusted here: fetched where only the remote has it, and verified from its root.
+
+        Raises `no_gate`, `trust_mismatch`, `bad_history`, `remote_failed`.
+        """
+        tips = self._tips(name)
+        approved = tips.get(APPROVED)
+        if approved is None:
+            hint = "`opsctl init` makes one; or name the remote that has one"
+            raise OpsError("no_gate", "neither this repository nor its remote has a gate", hint=hint)
+        found = self._find_root(approved)
+        if root is not None and root.lower() != found:
+            hint = "ask who gave you the root, by another way than this repository"
+            raise OpsError("trust_mismatch", f"the root is {found}, not the {root[:80]!a} that you named", hint=hint)
+        judgement = self.judged_root(found)
+        try:
+            _, scratch = self._base.history(found).verify(approved, progress=self._base.progress, keep=False)
+        except BrokenHistory as broken:
+            raise bad_history(broken) from None
+        count = scratch.upto + 1 + len(scratch.chain)
+        return Candidate(_founded(judgement, is_new=True), approved, tips, count, self._pinned())
+
+    def _pinned(self) -> str | None:
+        pin = self._base.pins.find(self._repo.common)
+        return pin.root if pin else None
+
+    def _tips(self, name: str | None) -> dict[str, str]:
+        """Branches and topics of the gate: the local ones, else the remote's, else what a plain clone brought."""
+        tips = {ref: oid for ref in (APPROVED, DRAFTS) if (oid := self._repo.ref(ref))}
+        tips |= self._repo.refs(TOPICS)
+        has_remote = any(one.key.startswith("remote.") for one in self._base.settings)
+        if APPROVED not in tips and has_remote:
+            tips = self._remote_tips(name) | tips
+        return tips
+
+    def _remote_tips(self, name: str | None) -> dict[str, str]:
+        remote = remotes.choose(self._base.settings, name)
+        found: dict[str, str] = {}
+        try:
+            remotes.fetch(Git(self._repo.common), self._repo.common, remote, prompts=self._base.interactive)
+            mirror = remotes.mirror(remote)
+            for ref, oid in self._repo.refs(mirror).items():
+                rest = ref.removeprefix(mirror)
+                head, _, tail = rest.partition("/")
+                found[{"heads": "refs/heads/ops/", "topics": TOPICS, "notes": NOTES}[head] + tail] = oid
+        except OpsError as error:
+            if error.code != "remote_failed":
+                raise
+            for ref in (APPROVED, DRAFTS):  # offline: what `git clone` brought along
+                brought = self._repo.ref(f"refs/remotes/{remote.name}/{ref.removeprefix('refs/heads/')}")
+                found |= {ref: brought} if brought else {}
+            if not found:
+                raise
+        return found
+
+    def _find_root(self, tip: str) -> str:
         oid = tip
-        while parents := self._repo.commit(oid).parents:
-            oid = parents[0]
+        try:
+            while parents := self._repo.commit(oid).parents:
+                oid = parents[0]
+        except MalformedObject as error:
+            raise OpsError("bad_history", f"commit {oid[:12]}: {error}") from None
+        except OpsError as error:
+            hint = "fetch the whole history: git fetch --unshallow"
+            raise OpsError("history_incomplete", f"history incomplete: {error.message}", hint=hint) from None
         return oid
 
-    def pin(self, root: str) -> None:
-        """Trust a root in this clone from now on."""
-        self.judged_root(root)
-        self._pin(root)
-
-    def make_branches(self, approved: str, drafts: str) -> None:
-        """Make the local branches of a clone where they are missing."""
+    def trust(self, candidate: Candidate) -> None:
+        """Pin the root for this clone and make the local refs that are missing."""
+        drafts = candidate.tips.get(DRAFTS, candidate.approved)
         with self._base.store.lock():
-            for name, tip in ((APPROVED, approved), (DRAFTS, drafts)):
-                if self._repo.ref(name) is None:
-                    self._repo.update([RefUpdate(name, None, tip)], wait_s=10, reason="opsctl: trust")
+            self._pin(candidate.founded.root)
+            for ref, oid in {**candidate.tips, APPROVED: candidate.approved, DRAFTS: drafts}.items():
+                if self._repo.ref(ref) is None and ref.startswith(("refs/heads/ops/", TOPICS, NOTES)):
+                    self._base.store.move(ref, None, oid, "opsctl: trust")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A gate that verified from its root and could be trusted. `pinned` is the root that is trusted now."""
+
+    founded: Founded
+    approved: str
+    tips: Mapping[str, str]
+    count: int
+    pinned: str | None
 
 
 def principal_name(name: str, email: str) -> str:

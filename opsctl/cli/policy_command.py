@@ -1,0 +1,103 @@
+"""`opsctl policy show|edit|set`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from opsctl.cli import editor
+from opsctl.cli.app import command
+from opsctl.cli.options import Reason, read_file
+from opsctl.cli.session import Session
+from opsctl.models import Policy
+from opsctl.policyfile import LIMIT
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    group = typer.Typer(help="Who may decide what, and how many are needed.", no_args_is_help=True)
+    app.add_typer(group, name="policy")
+
+    @command(group, "show", example="opsctl policy show --raw > policy.toml", json=True)
+    def show(
+        session: Session,
+        raw: Annotated[bool, typer.Option("--raw", help="The exact file.")] = False,
+    ) -> None:
+        """Show the policy in force."""
+        policy, data = session.workspace.governing.policy()
+        if session.as_json:
+            return session.emit(policy_json(policy))
+        if raw and not session.out_is_terminal:
+            sys.stdout.buffer.write(data)
+            return None
+        if raw:
+            return session.data(data.decode())
+        return _print(session, policy)
+
+    @command(group, "edit", example="opsctl policy edit", json=True)
+    def edit(session: Session, reason: Reason = None) -> None:
+        """Edit the policy in your editor and sign it. The epoch is raised for you."""
+        session.require_person("policy edit", "opsctl policy show --raw > policy.toml; opsctl policy set policy.toml")
+        workspace = session.workspace
+        _, data = workspace.governing.policy()
+        return _sign(session, editor.edit(data, suffix=".toml", chosen=workspace.editor), reason)
+
+    @command(group, "set", example="opsctl policy set policy.toml --reason 'bob joins'", json=True)
+    def set_(
+        session: Session,
+        file: Annotated[str, typer.Argument(metavar="FILE", help="A policy.toml, or - for standard input.")],
+        reason: Reason = None,
+    ) -> None:
+        """Sign a new policy. Refused if its own principals could not satisfy it. The epoch is raised for you."""
+        return _sign(session, read_file(file, limit=LIMIT), reason)
+
+
+def _sign(session: Session, data: bytes, reason: str | None) -> None:
+    policy, decision = session.workspace.governing.set_policy(data, reason=reason)
+    if session.as_json:
+        return session.emit(policy_json(policy) | {"commit": decision.commit if decision else None})
+    return session.say(
+        f"epoch {policy.epoch}: " + (f"signed as {decision.commit[:12]}" if decision else "nothing changed")
+    )
+
+
+def policy_json(policy: Policy) -> dict[str, object]:
+    """The policy as `--json` prints it."""
+    plain = {name: getattr(policy, name) for name in Policy.__slots__ if name not in ("principals", "rules", "owners")}
+    return {
+        **plain,
+        "passkey_origins": list(policy.passkey_origins),
+        "principals": [
+            {"name": who.name, "email": who.email, "roles": sorted(who.roles), "keys": list(who.keys)}
+            for who in policy.principals
+        ],
+        "rules": [
+            {
+                "paths": list(rule.paths),
+                "executors": list(rule.executors),
+                "threshold": rule.threshold,
+                "approvers": list(rule.approvers),
+            }
+            for rule in policy.rules
+        ],
+    }
+
+
+def _print(session: Session, policy: Policy) -> None:
+    from opsctl.sshsig import parse_public_key
+
+    session.data(f"epoch {policy.epoch}, gate of {policy.audience}")
+    session.data(f"approvals need {policy.threshold}, policy changes {policy.highest_threshold}")
+    flags = [name for name in ("separation_of_duties", "require_presence", "allow_network") if getattr(policy, name)]
+    if flags:
+        session.data("on: " + ", ".join(flags))
+    for who in policy.principals:
+        session.data(f"{who.name} <{who.email}>: {', '.join(sorted(who.roles))}")
+        for key in who.keys:
+            session.data(f"    {parse_public_key(key).fingerprint} {key.split()[0]}")
+    for rule in policy.rules:
+        where = [*rule.paths, *(f"executor {name}" for name in rule.executors)] or ["everything"]
+        who_may = f" of {', '.join(rule.approvers)}" if rule.approvers else ""
+        session.data(f"rule: {', '.join(where)}: {rule.threshold}{who_may}")

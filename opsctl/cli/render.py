@@ -1,0 +1,126 @@
+"""How a draft, an approved item and differences look in a terminal. Every outside text is made visible here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from opsctl import risk, text
+from opsctl.cli.session import Session, age
+from opsctl.diffing import Piece
+from opsctl.document import short
+from opsctl.models import utc
+
+if TYPE_CHECKING:
+    from opsctl.models import Approved, Document, Draft
+
+_MARKS = {"+": "green", "-": "red", "@": "blue"}
+
+
+def draft_lines(session: Session, draft: Draft, content: bytes) -> list[str]:
+    """A draft as a reviewer reads it: facts, warnings, then the whole file with nothing hidden."""
+    document = draft.document
+    facts = [
+        ("id", f"d_{draft.ulid}"),
+        ("title", document.title),
+        ("status", draft.status),
+        ("author", f"{draft.author}, {utc(draft.updated_at)} ({age(draft.updated_at)} ago)"),
+        ("revision", f"{draft.revision}, {draft.digest}"),
+        *_document_facts(document),
+        ("votes", ", ".join(f"{vote.principal}: {vote.vote}" for vote in draft.votes)),
+        ("asked for" if draft.status == "draft" else "reason", draft.reason or ""),
+        ("error", draft.error or ""),
+    ]
+    rows = [_fact(session, name, value) for name, value in facts if value]
+    decoded = content.decode("utf-8", "replace")
+    return [*rows, *warnings(session, decoded, document), *_body(session, decoded)]
+
+
+def approved_lines(session: Session, item: Approved, content: bytes) -> list[str]:
+    """An approved item: who approved it, and the bytes that were signed."""
+    decision = item.decision
+    facts = [
+        ("id", f"a_{item.document.ulid}"),
+        ("title", item.document.title),
+        ("approved", f"by {decision.signer.principal}, {utc(decision.at)}"),
+        ("key", decision.signer.fingerprint),
+        ("votes", ", ".join(vote.principal for vote in decision.votes)),
+        ("commit", decision.commit),
+        ("digest", decision.digest or ""),
+        ("allowed", decision.trailers.get("Ops-Allowed-Chars", "")),
+        *_document_facts(item.document),
+    ]
+    rows = [_fact(session, name, value) for name, value in facts if value]
+    return [*rows, *_body(session, content.decode("utf-8", "replace"))]
+
+
+def _document_facts(document: Document) -> list[tuple[str, str]]:
+    target, run = document.target, document.run
+    settings = [
+        (name, getattr(run, name)) for name in ("executor", "runner", "timeout_s", "max_runs", "not_after", "network")
+    ]
+    base = f"{target.base[:12]}{f' ({target.branch})' if target.branch else ''}" if target.base else ""
+    return [
+        ("labels", ", ".join(document.labels)),
+        ("written by", " ".join(part for part in (document.provider, document.model) if part)),
+        ("request", document.request or ""),
+        ("base", base),
+        ("paths", ", ".join(target.paths)),
+        ("run", ", ".join(f"{name}={value}" for name, value in settings if value is not None)),
+    ]
+
+
+def _fact(session: Session, name: str, value: str) -> str:
+    return f"{session.paint(f'{name:>10}', 'dim')}  {text.one_line(value, 500)}"
+
+
+def warnings(session: Session, content: str, document: Document) -> list[str]:
+    """What a reviewer should look at: hidden characters, mixed scripts, risky words."""
+    rows = []
+    hidden = text.hidden(content)
+    if hidden:
+        labels = ", ".join(dict.fromkeys(char.label for char in hidden))
+        rows.append(f"{len(hidden)} hidden characters: {labels}; first in line {hidden[0].line}")
+    if tags := text.decoded_tags(content):
+        rows.append(f"tag characters spell: {text.one_line(tags, 200)}")
+    for word in text.mixed_script(content)[:10]:
+        points = ", ".join(f"{text.label(point)} {text.name(point)}" for point in word.codepoints[:4])
+        rows.append(f"line {word.line}: {text.one_line(word.word, 60)} mixes scripts: {points}")
+    for hint in risk.hints(document.prompt, document.target.paths):
+        rows.append(f"line {hint.line}: {hint.kind.replace('_', ' ')}: {text.one_line(hint.text, 80)}")
+    return [session.paint(f"         !  {row}", "yellow") for row in rows]
+
+
+def _body(session: Session, content: str) -> list[str]:
+    lines = text.visible(content).split("\n")
+    head = f"---------- {len(lines)} lines, {len(content.encode('utf-8', 'replace')):,} bytes"
+    return [session.paint(head, "dim"), *lines, session.paint("----------", "dim")]
+
+
+def line_diff(session: Session, pieces: list[Piece]) -> list[str]:
+    """A line diff with one mark a line."""
+    rows = []
+    for piece in pieces:
+        mark = "" if piece.kind == "@" else piece.kind
+        row = mark + text.visible(piece.text.rstrip("\r\n"), keep_newlines=True)
+        if piece.kind in "+-" and not piece.text.endswith("\n"):
+            row += " (no newline at the end)"
+        rows.append(session.paint(row, _MARKS[piece.kind]) if piece.kind in _MARKS else row)
+    return rows
+
+
+def word_diff(session: Session, pieces: list[Piece]) -> list[str]:
+    """A word diff in one text, with [-removed-] and {+added+} as git writes it."""
+    parts = []
+    for piece in pieces:
+        shown = text.visible(piece.text)
+        if piece.kind == "-":
+            shown = session.paint(f"[-{shown}-]", "red")
+        elif piece.kind == "+":
+            shown = session.paint(f"{{+{shown}+}}", "green")
+        parts.append(shown)
+    return "".join(parts).split("\n")
+
+
+def named(draft: Draft) -> str:
+    """A draft in one short line."""
+    return f"d_{draft.ulid} {short(draft.digest)} {draft.document.title}"

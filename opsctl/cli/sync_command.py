@@ -1,0 +1,41 @@
+"""`opsctl sync`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from opsctl.cli.app import command
+from opsctl.cli.session import Session
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @command(app, "sync", example="opsctl sync origin", json=True)
+    def sync(
+        session: Session,
+        remote: Annotated[str | None, typer.Argument(metavar="[REMOTE]", help="Default: origin.")] = None,
+    ) -> None:
+        """Exchange decisions, drafts and notes with a remote: take only what verifies, push all or nothing.
+
+        An approval of yours that lost a race is signed again on the new tip.
+        """
+        done = session.workspace.syncing.sync(remote, session.say if session.out_is_terminal else lambda _line: None)
+        if session.as_json:
+            session.emit(
+                {
+                    "remote": done.remote,
+                    "received": done.received,
+                    "published_refs": done.published,
+                    "signed_again": list(done.closed_again),
+                    "left_open": list(done.left_open),
+                }
+            )
+            return
+        session.data(f"{done.remote}: {done.received} decisions received, {done.published} refs published")
+        for name in done.closed_again:
+            session.say(f"signed again on the new tip: {name}")
+        for line in done.left_open:
+            session.say(f"needs you: {line}")

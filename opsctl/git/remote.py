@@ -1,0 +1,203 @@
+"""Talking to a remote through git alone: credential helpers, ssh settings and proxies work as the user set them.
+
+What a repository's own configuration could make git run is refused, what a remote sends is checked and bounded.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from opsctl.errors import OpsError
+from opsctl.git.command import Git, Setting, failed, network_environment
+
+FETCH_LIMIT = 2 * 1024**3
+"""Bytes of packs that one fetch may bring."""
+
+TIMEOUT_S = 600.0
+_RUNS_PROGRAMS = re.compile(
+    r"core\.(sshcommand|gitproxy)|credential\.(.*\.)?helper|remote\..*\.(vcs|uploadpack|receivepack)|"
+    r"http\.(.*\.)?(sslkey|sslcert)",
+    re.DOTALL,
+)
+_TRANSPORT = re.compile(r"[a-z][a-z0-9+.-]*://|[A-Za-z0-9._@-]+:(?!:)|/|\.{1,2}/|~|[^:]*$")
+_PUSH_OPTIONS = (
+    "--atomic",
+    "--porcelain",
+    "--no-verify",
+    "--no-follow-tags",
+    "--recurse-submodules=no",
+    "--receive-pack=git-receive-pack",
+)
+_SCHEMES = ("https://", "http://", "ssh://", "git://", "file://", "git+ssh://")
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A remote by name and address."""
+
+    name: str
+    url: str
+    push_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """One ref to push: the local commit (None: delete), and what the remote is known to have (None: nothing)."""
+
+    ref: str
+    new: str | None
+    known: str | None
+
+
+def choose(settings: Sequence[Setting], name: str | None) -> Remote:
+    """The remote: the one named, else `opsctl.remote`, else origin, else the only one. Raises `unsafe_remote`."""
+    _refuse_programs(settings)
+    values: dict[str, list[str]] = {}
+    for setting in settings:
+        if setting.key.startswith("remote.") and setting.key.endswith((".url", ".pushurl")):
+            values.setdefault(setting.key, []).append(setting.value)
+    names = [key.removeprefix("remote.").removesuffix(".url") for key in values if key.endswith(".url")]
+    default = [setting.value for setting in settings if setting.key == "opsctl.remote"][-1:]
+    wanted = name or (default[0] if default else None) or ("origin" if "origin" in names else None)
+    if wanted is None and len(names) == 1:
+        wanted = names[0]
+    if wanted is None or wanted not in names:
+        known = ", ".join(names) or "none"
+        raise OpsError("bad_input", f"no remote {wanted or ''!a}; known: {known}", hint="git remote add origin URL")
+    url = _checked(values[f"remote.{wanted}.url"][0])
+    return Remote(wanted, url, _checked(values.get(f"remote.{wanted}.pushurl", [url])[0]))
+
+
+def _refuse_programs(settings: Sequence[Setting]) -> None:
+    for setting in settings:
+        if not setting.is_own and _RUNS_PROGRAMS.fullmatch(setting.key):
+            hint = f"if you want it, set it in your own configuration: git config --global {setting.key} …"
+            message = f"the repository's own configuration sets {setting.key}, which could run a program"
+            raise OpsError("unsafe_remote", message, hint=hint)
+
+
+def _checked(url: str) -> str:
+    """The address, if it names a transport that runs nothing but git, ssh or http."""
+    scheme_is_known = "://" not in url or url.startswith(_SCHEMES)
+    host = url.split("://", 1)[-1]
+    if url.startswith("-") or "::" in url.split("/")[0] or host.startswith("-") or not scheme_is_known:
+        hint = "use https://, ssh://, user@host:path or a path"
+        raise OpsError("unsafe_remote", f"the remote's address {url[:80]!a} is not one that is used here", hint=hint)
+    if re.search(r"[\x00-\x1f\x7f]", url) or not _TRANSPORT.match(url) or "@-" in url:
+        raise OpsError("unsafe_remote", f"the remote's address {url[:80]!a} cannot be used", hint="git remote -v")
+    return url
+
+
+def mirror(remote: Remote) -> str:
+    """Where a remote's refs are kept here: nothing but `trust` and `sync` reads them."""
+    return f"refs/opsctl/{re.sub(r'[^A-Za-z0-9_-]', '-', remote.name)}/"
+
+
+def fetch(git: Git, common: Path, remote: Remote, *, prompts: bool) -> None:
+    """Fetch branches, topics and notes of the gate into the mirror. Raises `remote_failed`, `not_adopted`."""
+    to = mirror(remote)
+    specs = [f"+refs/heads/ops/*:{to}heads/*", f"+refs/ops/topics/*:{to}topics/*", f"+refs/notes/ops/*:{to}notes/*"]
+    options = ["--prune", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-maintenance"]
+    guards = [
+        "fetch.fsckObjects=true",
+        "transfer.fsckObjects=true",
+        "fetch.unpackLimit=1",
+        "fetch.writeCommitGraph=false",
+    ]
+    argv = git.argv(
+        ["fetch", "--quiet", *options, "--refmap=", "--upload-pack=git-upload-pack", "--", remote.url, *specs],
+        guards=guards,
+    )
+    status, stderr = _watched(argv, common / "objects" / "pack", prompts=prompts)
+    if status != 0:
+        error = failed("fetch", stderr)
+        code = "not_adopted" if b"fsck" in stderr or b"error in" in stderr else "remote_failed"
+        raise OpsError(code, f"{remote.name} could not be fetched", cause=error.cause, hint=f"git fetch {remote.name}")
+
+
+def _watched(argv: list[str], packs: Path, *, prompts: bool) -> tuple[int, bytes]:
+    """Run git, and stop it when it takes too long or brings too much."""
+    known = {path.name for path in packs.glob("tmp_*")} if packs.is_dir() else set()
+    with tempfile.TemporaryFile() as stderr:
+        process = subprocess.Popen(
+            argv,
+            stdin=None if prompts else subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            env=network_environment(prompts=prompts),
+        )
+        end = time.monotonic() + TIMEOUT_S
+        try:
+            while process.poll() is None:
+                if time.monotonic() > end:
+                    raise OpsError(
+                        "remote_failed", f"the remote took more than {TIMEOUT_S:g} s", hint="try again later"
+                    )
+                if _size(packs, known) > FETCH_LIMIT:
+                    message = f"the remote sent more than {FETCH_LIMIT // 1024**3} GiB"
+                    raise OpsError("not_adopted", message, hint="look at the remote")
+                try:
+                    process.wait(0.2)
+                except subprocess.TimeoutExpired:
+                    continue
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+                for path in packs.glob("tmp_*"):
+                    if path.name not in known:
+                        path.unlink(missing_ok=True)
+        stderr.seek(0)
+        return process.returncode, stderr.read(1024 * 1024)
+
+
+def _size(packs: Path, known: set[str]) -> int:
+    total = 0
+    for path in packs.glob("tmp_*"):
+        if path.name not in known:
+            try:
+                total += path.stat().st_size
+            except OSError:
+                continue
+    return total
+
+
+def push(git: Git, remote: Remote, pushes: Sequence[Push], *, prompts: bool) -> str | None:
+    """Push all refs or none. Returns None when the remote took them, else why it did not, in one line.
+
+    Raises `remote_failed` when it could not be reached.
+    """
+    leases = [f"--force-with-lease={one.ref}:{one.known or ''}" for one in pushes]
+    specs = [f"{one.new or ''}:{one.ref}" for one in pushes]
+    argv = git.argv(
+        ["push", *_PUSH_OPTIONS, *leases, "--", remote.push_url, *specs],
+        guards=["push.followTags=false", "push.pushOption="],
+    )
+    env = network_environment(prompts=prompts)
+    stdin = None if prompts else subprocess.DEVNULL
+    try:
+        done = subprocess.run(argv, stdin=stdin, capture_output=True, env=env, timeout=TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise OpsError("remote_failed", f"the remote took more than {TIMEOUT_S:g} s", hint="run sync again") from None
+    if done.returncode == 0:
+        return None
+    refused = [line for line in done.stdout.decode("utf-8", "replace").splitlines() if line.startswith("!")]
+    said = [line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.startswith("remote:")]
+    if refused or said or b"atomic" in done.stderr:
+        lines = [line.split("\t")[-1] for line in refused if "atomic push failed" not in line]
+        return "; ".join([*lines[:3], *said[:3]]) or failed("push", done.stderr).cause or "the push was refused"
+    cause = failed("push", done.stderr).cause
+    raise OpsError("remote_failed", f"{remote.name} could not be reached", cause=cause, hint="run `opsctl sync` again")
+
+
+def is_local(remote: Remote) -> Path | None:
+    """The folder of a remote that is a plain path on this machine."""
+    path = remote.url.removeprefix("file://")
+    return Path(path) if os.path.isabs(path) and os.path.isdir(path) else None

@@ -1,0 +1,123 @@
+"""Uniting two working sides: every draft of both, every vote of both, and the notes of both."""
+
+from __future__ import annotations
+
+from opsctl import ids
+from opsctl.errors import OpsError
+from opsctl.git.command import Git
+from opsctl.gitobject import Entry
+from opsctl.store import DRAFTS, NOTES, TOPICS
+from opsctl.treediff import diff, lookup
+from opsctl.workspace.base import Base
+from opsctl.workspace.clerk import Clerk
+from opsctl.workspace.desk import Desk
+
+
+class Union:
+    """Brings what a mirror holds into this clone's working side."""
+
+    def __init__(self, base: Base, desk: Desk, clerk: Clerk, git: Git) -> None:
+        self._base = base
+        self._desk = desk
+        self._clerk = clerk
+        self._repo = base.repo
+        self._store = base.store
+        self._git = git
+
+    def drafts(self, mirror: str) -> None:
+        """Unite `ops/drafts` with the mirror's, then each topic; the approved tip is merged again after."""
+        theirs = self._repo.ref(f"{mirror}heads/drafts")
+        with self._store.lock():
+            state = self._desk.refresh()
+            if theirs and theirs != state.drafts and not self._is_ancestor(theirs, state.drafts):
+                self._unite(state.drafts, theirs)
+            self._clerk.catch_up_locked()
+            for ulid in self._desk.now.pending:
+                self._topic(ulid, self._repo.ref(f"{mirror}topics/{ulid}"))
+            for ref in self._repo.refs(TOPICS):
+                if ref.removeprefix(TOPICS) not in self._desk.now.pending:
+                    self._store.move(ref, self._repo.ref(ref), None, "opsctl: topic")
+
+    def _unite(self, ours: str, theirs: str) -> None:
+        if self._is_ancestor(ours, theirs):
+            tip = theirs
+        else:
+            edits = self._edits(ours, theirs)
+            trailers = {"Ops-Kind": "sync"}
+            tip = self._clerk.drafts_commit(edits, (ours, theirs), "sync: unite drafts", trailers)
+            self._repo.flush()
+        self._store.move(DRAFTS, ours, tip, "opsctl: sync")
+        self._desk.refresh()
+
+    def _edits(self, ours: str, theirs: str) -> dict[str, Entry | None]:
+        """What the other side changed since the common commit; where both changed a file, ours is the newer revision.
+
+        A draft that one side closed and the other one edited stays pending: nothing that was written is lost.
+        """
+        base = self._merge_base(ours, theirs)
+        base_tree = self._repo.commit(base).tree if base else None
+        our_tree, their_tree = self._repo.commit(ours).tree, self._repo.commit(theirs).tree
+        mine = diff(self._repo, base_tree, our_tree)
+        edits: dict[str, Entry | None] = {}
+        for path, (_, new) in diff(self._repo, base_tree, their_tree).items():
+            if path not in mine or (mine[path][1] is None and new is not None and path.startswith("ops/")):
+                edits[path] = new
+        for path in {*mine, *edits}:
+            ulid = ids.ulid_of_path(path)
+            if ulid and edits.get(path, lookup(self._repo, our_tree, path)) is not None:
+                edits[ids.path_of(ulid, top="closed")] = None
+        return edits
+
+    def _topic(self, ulid: str, theirs: str | None) -> None:
+        """Unite one topic: the longer line, or a join of equal texts, or theirs with our text as a new revision."""
+        ours = self._repo.ref(TOPICS + ulid)
+        tip = self._chosen(ulid, ours, theirs)
+        if tip is None or tip == ours:
+            return
+        self._repo.flush()
+        self._store.move(TOPICS + ulid, ours, tip, "opsctl: sync")
+
+    def _chosen(self, ulid: str, ours: str | None, theirs: str | None) -> str | None:
+        if ours is None or theirs is None or ours == theirs:
+            return ours or theirs
+        if self._is_ancestor(theirs, ours):
+            return ours
+        if self._is_ancestor(ours, theirs):
+            return theirs
+        if self._repo.commit(ours).tree != self._repo.commit(theirs).tree:
+            return theirs
+        return self._join(ulid, ours, theirs)
+
+    def _join(self, ulid: str, ours: str, theirs: str) -> str:
+        payload = self._store.payload(
+            tree=self._repo.commit(ours).tree,
+            parents=(ours, theirs),
+            subject=f"join: {self._desk.draft(ulid).document.title}",
+            trailers={"Ops-Kind": "join", "Ops-Id": ulid},
+            who=self._base.who,
+        )
+        return self._store.stage_commit(payload)
+
+    def notes(self, mirror: str) -> None:
+        """Unite the notes: events are lines, so the union of lines is the merge."""
+        for ref, theirs in self._repo.refs(f"{mirror}notes/").items():
+            local = NOTES + ref.removeprefix(f"{mirror}notes/")
+            ours = self._repo.ref(local)
+            if ours is None:
+                with self._store.lock():
+                    self._store.move(local, None, theirs, "opsctl: sync")
+            elif ours != theirs and not self._is_ancestor(theirs, ours):
+                who = [f"user.name={self._base.who[0]}", f"user.email={self._base.who[1]}"]
+                self._git.run("notes", f"--ref={local}", "merge", "-q", "-s", "cat_sort_uniq", ref, guards=who)
+
+    def _is_ancestor(self, old: str, new: str) -> bool:
+        try:
+            self._git.run("merge-base", "--is-ancestor", old, new, timeout_s=60)
+        except OpsError as error:
+            if error.cause:
+                raise
+            return False
+        return True
+
+    def _merge_base(self, one: str, other: str) -> str | None:
+        return self._git.run("merge-base", one, other, timeout_s=60, good=(0, 1)).decode().strip() or None

@@ -1,0 +1,1 @@
+"""What the gate costs, measured beside plain git that does the same job: `python -m tests.bench`."""

@@ -1,0 +1,101 @@
+"""Built repositories, kept between runs, and throw-away copies of them to write to."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from opsctl import ledger, policy
+from opsctl.workspace import Workspace
+from tests.bench import build
+from tests.bench.build import Clock
+
+
+@dataclass(frozen=True)
+class Site:
+    """A repository with a sealed home. A site that is written to keeps one clock, so that times only go forward."""
+
+    path: Path
+    environ: dict[str, str]
+    clock: Clock
+
+    def ws(self) -> Workspace:
+        """A new Workspace, as a command opens it."""
+        return Workspace(self.path, environ=self.environ, now=self.clock)
+
+    def git(self, *arguments: str, stdin: bytes = b"") -> bytes:
+        """Plain git."""
+        done = subprocess.run(
+            ["git", *arguments], cwd=self.path, env=self.environ, input=stdin, capture_output=True, check=False
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"git {' '.join(arguments)}: {done.stderr.decode()}")
+        return done.stdout
+
+    def tree(self, branch: str) -> bytes:
+        """The tree of a branch."""
+        return self.git("rev-parse", "--verify", f"{branch}^{{tree}}")
+
+
+class Lab:
+    """Where the repositories of a run are, and the sealed home they share. Use as a context: the copies go with it."""
+
+    def __init__(self, keep: Path, say: Callable[[str], None]) -> None:
+        keep.mkdir(parents=True, exist_ok=True)
+        self._keep = keep.resolve()
+        self._say = say
+        self._scratch = tempfile.TemporaryDirectory(prefix="run-", dir=self._keep)
+        self.folder = Path(self._scratch.name)
+        self.environ = build.seal(self.folder / "home")
+        self._before = dict(os.environ)
+
+    def __enter__(self) -> Lab:
+        _become(self.environ)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _become(self._before)
+        self._scratch.cleanup()
+
+    def copy(self, size: int, *, pending: int) -> Site:
+        """A copy of the repository of this size that may be written to; its packs are shared with the kept one."""
+        kept = self._built(size, pending)
+        place = Path(tempfile.mkdtemp(dir=self.folder))
+        shutil.copytree(kept / "repo", place / "repo", copy_function=_link_packs)
+        site = Site(place / "repo", self.environ, Clock())
+        root = (kept / "root").read_text()
+        with site.ws() as ws:
+            shutil.copytree(kept / "memory", ws.memory(root).folder)
+            ws.pins.set(ws.repo.common, root, None)
+            ws.gate()
+        return site
+
+    def _built(self, size: int, pending: int) -> Path:
+        """The kept repository, built when it is not there yet."""
+        folder = self._keep / f"v{build.VERSION}.{policy.VERSION}.{ledger._LAYOUT}-{size}-{pending}"
+        if not folder.exists():
+            started = time.monotonic()
+            rough = Path(tempfile.mkdtemp(dir=self.folder))
+            build.build(rough, self.environ, size, pending, lambda text: self._say(f"{size:,} items: {text}"))
+            rough.rename(folder)
+            self._say(f"{size:,} items: built in {time.monotonic() - started:.0f} s")
+        return folder
+
+
+def _become(environ: dict[str, str]) -> None:
+    """Take an environment: what runs in process is sealed as what runs beside it."""
+    os.environ.clear()
+    os.environ.update(environ)
+
+
+def _link_packs(source: str, target: str) -> None:
+    if f"{os.sep}objects{os.sep}" in source:
+        os.link(source, target)
+    else:
+        shutil.copy2(source, target)
