@@ -11,6 +11,7 @@ from opsctl.gitobject import MalformedObject
 from opsctl.ledger import Ledger
 from opsctl.models import Finding
 from opsctl.policy import Judgement, Objects, Standing, judge, judge_root
+from opsctl.quorum import signing_key
 from opsctl.treediff import lookup
 from opsctl.violation import Violation
 
@@ -106,7 +107,7 @@ class History:
                 return judge_root(oid, commit, self._objects)
             return judge(oid, commit, before, self._objects, scratch)
         except Violation as fault:
-            finding = Finding(oid, fault.rule, fault.message, fault.fingerprint)
+            finding = Finding(oid, fault.rule, fault.message, fault.fingerprint or signing_key(commit))
         except MalformedObject as error:
             finding = Finding(oid, "form", str(error))
         except OpsError as error:

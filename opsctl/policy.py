@@ -102,6 +102,8 @@ def judge_root(oid: str, commit: Commit, objects: Objects) -> Judgement:
 
 def judge(oid: str, commit: Commit, before: Standing, objects: Objects, ledger: Ledger) -> Judgement:
     """Judge the commit after `before`, its first parent. Raises `Violation`; `OpsError` for a damaged object."""
+    if commit.gpgsig is None:
+        raise Violation("signature", "the commit is not signed")
     if not 1 <= len(commit.parents) <= 2:
         raise Violation("form", f"{len(commit.parents)} parents; a decision has one or two")
     if commit.parents[0] != before.tip:

@@ -68,6 +68,14 @@ def signed_by(commit: Commit, policy: Policy) -> tuple[Signer, frozenset[str]]:
     return Signer(owner.name, fingerprint), owner.roles - _NEEDS_PRESENCE if weak else owner.roles
 
 
+def signing_key(commit: Commit) -> str | None:
+    """The fingerprint that a commit's signature claims, for a message; None where it cannot be read."""
+    try:
+        return sshsig.parse_signature(commit.gpgsig or b"").key.fingerprint
+    except sshsig.SignatureFormatError:
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class Quorum:
     """What a decision needs under a policy."""

@@ -226,7 +226,7 @@ def _commit(tree: bytes, parents: list[bytes], message: str, at: int) -> bytes:
 
 
 def build(folder: Path, environ: dict[str, str], size: int, pending: int, say: Callable[[str], None]) -> None:
-    """Make `repo`, `root` and `memory` in a folder, with so many items. Everything verifies, or it raises.
+    """Make `repo` and `root` in a folder, with so many items.
 
     `environ` is of a sealed home, and this process works in it.
     """
@@ -251,22 +251,20 @@ def build(folder: Path, environ: dict[str, str], size: int, pending: int, say: C
     lines = "".join(f"update {name} {oid.hex()}\n" for name, oid in rows.items())
     _git(environ, path, "update-ref", "--stdin", stdin=lines)
     _git(environ, path, "commit-graph", "write", "--reachable", "--no-progress")
-    say("verifying every commit")
-    with Workspace(path, environ=environ, now=Clock()) as ws:
-        count, listed = ws.gate().count, ws.drafts.list()
-        memory = ws.memory().folder
+    (folder / "root").write_text(founded.root)
+
+
+def remember(repo: Path, root: str, environ: dict[str, str], size: int, pending: int, kept: Path) -> None:
+    """Verify every commit and list every draft, and keep what was remembered of it. Raises if anything is amiss."""
+    with Workspace(repo, environ=environ, now=Clock()) as ws:
+        ws.pins.set(ws.repo.common, root, None)
+        count, listed, memory = ws.gate().count, ws.drafts.list(), ws.memory().folder
     if count != size + 1 or len(listed) != pending or any(draft.error for draft in listed):
         raise RuntimeError(f"built {count} commits and {len(listed)} drafts, wanted {size + 1} and {pending}")
-    (folder / "root").write_text(founded.root)
-    _keep_memory(memory, folder / "memory")
-
-
-def _keep_memory(memory: Path, kept: Path) -> None:
-    """What verification remembered, with nothing left in a journal."""
     kept.mkdir()
     shutil.copy(memory / "seen.json", kept)
     source, target = sqlite3.connect(memory / "ledger.sqlite"), sqlite3.connect(kept / "ledger.sqlite")
-    source.backup(target)
+    source.backup(target)  # with nothing left in a journal
     source.close()
     target.close()
     shutil.rmtree(memory)

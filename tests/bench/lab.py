@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -9,9 +10,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from opsctl import ledger, policy
+from opsctl import ledger, models, policy
 from opsctl.workspace import Workspace
 from tests.bench import build
 from tests.bench.build import Clock
@@ -65,27 +67,43 @@ class Lab:
 
     def copy(self, size: int, *, pending: int) -> Site:
         """A copy of the repository of this size that may be written to; its packs are shared with the kept one."""
-        kept = self._built(size, pending)
+        kept, memory = self._built(size, pending)
         place = Path(tempfile.mkdtemp(dir=self.folder))
         shutil.copytree(kept / "repo", place / "repo", copy_function=_link_packs)
         site = Site(place / "repo", self.environ, Clock())
         root = (kept / "root").read_text()
         with site.ws() as ws:
-            shutil.copytree(kept / "memory", ws.memory(root).folder)
+            shutil.copytree(memory, ws.memory(root).folder)
             ws.pins.set(ws.repo.common, root, None)
             ws.gate()
         return site
 
-    def _built(self, size: int, pending: int) -> Path:
-        """The kept repository, built when it is not there yet."""
-        folder = self._keep / f"v{build.VERSION}.{policy.VERSION}.{ledger._LAYOUT}-{size}-{pending}"
+    def _built(self, size: int, pending: int) -> tuple[Path, Path]:
+        """The kept repository and what is remembered of it, made when they are not there yet."""
+        folder = self._keep / f"v{build.VERSION}-{size}-{pending}"
+        memory = folder / f"memory-{_rule()}"
+        started = time.monotonic()
         if not folder.exists():
-            started = time.monotonic()
             rough = Path(tempfile.mkdtemp(dir=self.folder))
-            build.build(rough, self.environ, size, pending, lambda text: self._say(f"{size:,} items: {text}"))
+            build.build(rough, self.environ, size, pending, partial(self._tell, size))
             rough.rename(folder)
-            self._say(f"{size:,} items: built in {time.monotonic() - started:.0f} s")
-        return folder
+            self._tell(size, f"built in {time.monotonic() - started:.0f} s")
+        if not memory.exists():
+            self._tell(size, "verifying every commit")
+            root, rough = (folder / "root").read_text(), self.folder / f"memory-{size}-{pending}"
+            build.remember(folder / "repo", root, self.environ, size, pending, rough)
+            rough.rename(memory)
+            self._tell(size, f"ready after {time.monotonic() - started:.0f} s")
+        return folder, memory
+
+    def _tell(self, size: int, text: str) -> None:
+        self._say(f"{size:,} items: {text}")
+
+
+def _rule() -> str:
+    """Names the rule and the memory: with other code of either, the history is verified again."""
+    sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (ledger, models, policy))
+    return hashlib.sha256(sources).hexdigest()[:12]
 
 
 def _become(environ: dict[str, str]) -> None:
