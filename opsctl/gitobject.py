@@ -1,4 +1,4 @@
-"""Git's objects as small immutable values, read strictly from raw bytes. Pure; imports nothing of the package.
+"""Git's objects as small immutable values, read strictly from raw bytes. Pure; imports errors.
 
 The trust rule judges these bytes and nothing that git derives from them, so whatever git would tolerate and a
 second reader could take differently (unsorted trees, odd modes, extra headers) is a `MalformedObject` here.
@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from opsctl.errors import OpsError
+
 BLOB, TREE, COMMIT = "blob", "tree", "commit"
 FILE, FOLDER = "100644", "40000"
 _MODES = {"100644", "100755", "120000", "40000", "160000"}
@@ -18,8 +20,11 @@ _OID = re.compile(rb"[0-9a-f]{40}")
 _PERSON = re.compile(rb"[^\x00-\x1f<>\x7f]*<[^\x00-\x1f<>\x7f]*> [0-9]{1,18} [+-][0-9]{4}")
 
 
-class MalformedObject(ValueError):
+class MalformedObject(OpsError):
     """The bytes are not an object in the one form that is accepted here."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("corrupt_object", message, hint="`opsctl doctor` says what is affected")
 
 
 def object_id(kind: str, data: bytes) -> str:
@@ -44,7 +49,10 @@ Tree = Mapping[str, Entry]
 
 
 def parse_tree(data: bytes) -> dict[str, Entry]:
-    """Entries by name. Names must be UTF-8, unique, in git's order and free of slashes and NUL."""
+    """Entries by name, which must be unique, in git's order and free of slashes and NUL.
+
+    A byte that is not UTF-8 becomes a lone surrogate: such a name is shown and refused where a name matters.
+    """
     entries: dict[str, Entry] = {}
     position, end, last = 0, len(data), b""
     while position < end:
@@ -56,17 +64,19 @@ def parse_tree(data: bytes) -> dict[str, Entry]:
         key = name + b"/" if mode == FOLDER else name
         if mode not in _MODES or not name or b"/" in name or name in (b".", b"..") or key <= last:
             raise MalformedObject(f"tree has an unusable entry {name!r} ({mode})")
-        entries[_text(name, "tree entry name")] = Entry(mode, data[nul + 1 : nul + 21].hex())
+        entries[name.decode("utf-8", "surrogateescape")] = Entry(mode, data[nul + 1 : nul + 21].hex())
         position, last = nul + 21, key
     return entries
 
 
 def format_tree(entries: Tree) -> bytes:
     """The bytes of a tree, in git's order."""
-    rows = [(name.encode() + (b"/" if entry.is_folder else b""), name, entry) for name, entry in entries.items()]
-    return b"".join(
-        b"%s %s\0%s" % (entry.mode.encode(), name.encode(), bytes.fromhex(entry.oid)) for _, name, entry in sorted(rows)
-    )
+    rows = []
+    for name, entry in entries.items():
+        raw = name.encode("utf-8", "surrogateescape")
+        line = b"%s %s\0%s" % (entry.mode.encode(), raw, bytes.fromhex(entry.oid))
+        rows.append((raw + b"/" if entry.is_folder else raw, line))
+    return b"".join(line for _, line in sorted(rows))
 
 
 @dataclass(frozen=True, slots=True)

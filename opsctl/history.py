@@ -68,14 +68,12 @@ class History:
     def verify(self, tip: str, *, progress: Progress | None = None, keep: bool = True) -> tuple[Standing, Scratch]:
         """Judge every commit up to `tip` that is not remembered. Raises `BrokenHistory`.
 
-        With `keep` the outcome is remembered, and what was remembered past `tip` is dropped; without, nothing is
-        written (for what a remote offers). The scratch ledger stands at `tip`.
+        With `keep` the outcome is remembered; without, nothing is written (for what a remote offers). The scratch
+        ledger stands at `tip`. What is remembered past `tip` stays: another process may be ahead of this one.
         """
         fresh, base = self._fresh(tip)
         scratch = Scratch(self.ledger, base)
         standing = self._standing(base) if base >= 0 else None
-        if keep and not fresh and base + 1 < self.ledger.count:
-            self.ledger.append(base + 1, ())
         pending: list[Judgement] = []
         for done, oid in enumerate(fresh, 1):
             judgement = self._judged(oid, standing, scratch, pending if keep else [])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import secrets
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -210,6 +209,8 @@ def _from_os(error: OSError) -> OpsError:
 
 def _bug(error: Exception) -> int:
     """A bug shows a correlation id and where it is, never values: they may be secrets."""
+    import secrets
+
     trace = error.__traceback__
     while trace and trace.tb_next:
         trace = trace.tb_next

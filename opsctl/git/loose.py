@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from opsctl.errors import OpsError
@@ -160,6 +159,8 @@ def _settle(objects: Path, files: list[tuple[int, Path, Path]], made: bool) -> N
     """Bytes to the disk, then names, then the folders that hold the names."""
     if not files:
         return
+    from concurrent.futures import ThreadPoolExecutor  # reading must not pay for it
+
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(os.fsync, [descriptor for descriptor, _, _ in files]))
         for _, temporary, target in files:

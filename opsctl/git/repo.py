@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 
 import pygit2
@@ -226,6 +225,8 @@ def moved(name: str, old: str | None, found: str | None) -> OpsError:
 
 def library_versions() -> dict[str, str]:
     """pygit2 and libgit2."""
+    from importlib.metadata import version
+
     return {"pygit2": version("pygit2"), "libgit2": pygit2.LIBGIT2_VERSION}
 
 

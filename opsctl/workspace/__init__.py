@@ -1,47 +1,86 @@
-"""The use cases. Every face opens one `Workspace` for a command or request, calls it once, and renders the result."""
+"""The use cases. Every face opens one `Workspace` for a command or request, calls it once, and renders the result.
+
+Each group of use cases is imported when it is first asked for: reading a list must not pay for signing or syncing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from datetime import datetime
-from pathlib import Path
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-from opsctl.history import Progress
-from opsctl.workspace.approvals import Approvals
 from opsctl.workspace.base import Base
 from opsctl.workspace.clerk import Clerk
 from opsctl.workspace.desk import Desk
-from opsctl.workspace.doctor import Doctor
 from opsctl.workspace.drafts import Drafts
-from opsctl.workspace.founding import Founding
-from opsctl.workspace.governing import Governing
-from opsctl.workspace.syncing import Syncing
-from opsctl.workspace.verification import Verification
+
+if TYPE_CHECKING:
+    from opsctl.workspace.approvals import Approvals
+    from opsctl.workspace.doctor import Doctor
+    from opsctl.workspace.founding import Founding
+    from opsctl.workspace.governing import Governing
+    from opsctl.workspace.syncing import Syncing
+    from opsctl.workspace.verification import Verification
 
 
 class Workspace(Base):
     """One repository with everything that can be done in it."""
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        environ: Mapping[str, str],
-        now: Callable[[], datetime],
-        interactive: bool = False,
-        progress: Progress | None = None,
-        key: str | None = None,
-    ) -> None:
-        super().__init__(path, environ=environ, now=now, interactive=interactive, progress=progress, key=key)
-        self.desk = Desk(self)
-        self.clerk = Clerk(self, self.desk)
-        self.drafts = Drafts(self, self.desk, self.clerk)
-        self.approvals = Approvals(self, self.desk, self.clerk, self.drafts)
-        self.governing = Governing(self, self.desk, self.clerk, self.approvals)
-        self.founding = Founding(self)
-        self.verification = Verification(self)
-        self.syncing = Syncing(self, self.desk, self.clerk, self.approvals, self.governing)
-        self.doctor = Doctor(self, self.desk, self.clerk)
-
     def __enter__(self) -> Workspace:
         return self
+
+    @cached_property
+    def desk(self) -> Desk:
+        """Both branches as they stand, and every item on them."""
+        return Desk(self)
+
+    @cached_property
+    def clerk(self) -> Clerk:
+        """Puts commits together and moves the branches."""
+        return Clerk(self, self.desk)
+
+    @cached_property
+    def drafts(self) -> Drafts:
+        """File, edit, return, reject, list."""
+        return Drafts(self, self.desk, self.clerk)
+
+    @cached_property
+    def approvals(self) -> Approvals:
+        """Approve, vote, revoke."""
+        from opsctl.workspace.approvals import Approvals
+
+        return Approvals(self, self.desk, self.clerk, self.drafts)
+
+    @cached_property
+    def governing(self) -> Governing:
+        """The policy and the plan."""
+        from opsctl.workspace.governing import Governing
+
+        return Governing(self, self.desk, self.clerk, self.approvals)
+
+    @cached_property
+    def founding(self) -> Founding:
+        """Make a gate, or trust one."""
+        from opsctl.workspace.founding import Founding
+
+        return Founding(self)
+
+    @cached_property
+    def verification(self) -> Verification:
+        """The trust rule over the whole history."""
+        from opsctl.workspace.verification import Verification
+
+        return Verification(self)
+
+    @cached_property
+    def syncing(self) -> Syncing:
+        """Exchange with a remote."""
+        from opsctl.workspace.syncing import Syncing
+
+        return Syncing(self, self.desk, self.clerk, self.approvals, self.governing)
+
+    @cached_property
+    def doctor(self) -> Doctor:
+        """What is wrong, and the way out."""
+        from opsctl.workspace.doctor import Doctor
+
+        return Doctor(self, self.desk, self.clerk)

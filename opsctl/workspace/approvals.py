@@ -192,7 +192,6 @@ class Approvals:
 
     def _vote(self, ulid: str, digest: str) -> None:
         """Leave my signed yes on the topic, and merge it into `ops/drafts` so that no vote lives in a ref alone."""
-        signed: dict[str, bytes] = {}
 
         def build() -> Staged:
             draft = self._drafts.require_pending(ulid, "approved")
@@ -209,13 +208,11 @@ class Approvals:
                 trailers=trailers,
                 who=self._base.who,
             )
-            if payload not in signed.values():
-                signed["signature"] = self._base.signer.sign(payload)
-            vote = self._base.store.stage_commit(payload, signed["signature"])
+            vote = self._base.store.stage_commit(payload, self._base.signer.sign(payload))
             merge = {"Ops-Kind": "vote", "Ops-Id": ulid}
             return Staged(self._clerk.merge_topic(vote, ulid, entry, title, merge), ulid, vote, "opsctl: vote")
 
-        self._clerk.work(build)
+        self._clerk.work(build, signs=True)
 
     def revoke(self, ulid: str, reason: str) -> tuple[Decision, bool]:
         """Take an approved item out of use, signed. Returns the decision and whether it is new."""

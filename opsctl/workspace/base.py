@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from opsctl.config import Memory, Pin, Pins, Places, Seen
 from opsctl.errors import OpsError
-from opsctl.git import command, signing
+from opsctl.git import command
 from opsctl.git.repo import Repo
 from opsctl.history import BrokenHistory, History, Progress, Scratch
 from opsctl.ledger import Ledger
@@ -20,7 +21,10 @@ from opsctl.models import Policy
 from opsctl.policy import Standing
 from opsctl.store import APPROVED, DRAFTS, Store
 
-DEFAULT_LOCK_WAIT_S = 10.0
+if TYPE_CHECKING:
+    from opsctl.git.signing import Signer
+
+_LOCK_WAIT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ class Base:
         self.interactive = interactive
         self.progress = progress
         self.repo = Repo(path)
-        self.store = Store(self.repo, now=now, lock_wait_s=_seconds(environ, "OPSCTL_LOCK_WAIT", DEFAULT_LOCK_WAIT_S))
+        self.store = Store(self.repo, now=now, lock_wait_s=_seconds(environ, "OPSCTL_LOCK_WAIT", _LOCK_WAIT_S))
         self.places = Places.of(environ)
         self.pins = Pins(self.places)
         self.chosen_key = os.path.abspath(os.path.expanduser(key)) if key else None
@@ -109,8 +113,10 @@ class Base:
         raise OpsError("no_identity", "git knows no user.name and user.email", hint=hint)
 
     @cached_property
-    def signer(self) -> signing.Signer:
+    def signer(self) -> Signer:
         """The signing key. Raises `no_signing_key`."""
+        from opsctl.git import signing  # reading must not pay for it
+
         pin = self.pins.find(self.repo.common)
         chosen = self.chosen_key or self.environ.get("OPSCTL_SIGNING_KEY") or (pin.key if pin else None)
         identity = signing.identity(chosen, self.settings, self.path)
@@ -135,7 +141,8 @@ class Base:
         pin = self.pin
         if pin:
             return pin.root
-        if self.repo.ref(APPROVED) is None and not self.repo.refs("refs/remotes/"):
+        cloned = any(name.endswith("/ops/approved") for name in self.repo.refs("refs/remotes/"))
+        if self.repo.ref(APPROVED) is None and not cloned:
             hint = "`opsctl init` sets the gate up; in a clone of a repository that has one: `opsctl trust`"
             raise OpsError("no_gate", "this repository has no gate yet", hint=hint)
         hint = "`opsctl trust` shows the root's key fingerprint and pins it"
@@ -223,9 +230,12 @@ def bad_history(broken: BrokenHistory) -> OpsError:
     code = "history_incomplete" if finding.rule == "history" else "bad_history"
     where = f"commit {finding.commit[:12]}: " if finding.commit else ""
     key = f" (key {finding.fingerprint})" if finding.fingerprint else ""
+    hint = "`opsctl verify` names the rule; `opsctl doctor` the last good tip and the way back to it"
+    if finding.rule == "root":
+        hint = "if the pin is wrong: `opsctl trust` shows the root that is here and pins it"
     return OpsError(
         code,
         f"{where}{finding.message}{key if finding.fingerprint and finding.fingerprint not in finding.message else ''}",
-        hint="`opsctl verify` names the rule; `opsctl doctor` the last good tip and the way back to it",
+        hint=hint,
         detail={"finding": finding, "good": broken.good},
     )

@@ -118,14 +118,14 @@ class Clerk:
         )
         return self._store.stage_commit(payload)
 
-    def work(self, build: Callable[[], Staged | None]) -> None:
+    def work(self, build: Callable[[], Staged | None], *, signs: bool = False) -> None:
         """Carry out a change of the working side that `build` stages from the snapshot; None: nothing to do.
 
-        Without a signature it is built under the lock. Where the policy wants drafts signed it is built outside, for
-        a person may take a minute, and built again when `ops/drafts` moved meanwhile.
+        Without a signature it is built under the lock. One that `signs` (or any, where the policy wants drafts
+        signed) is built outside, for a person may take a minute, and again when `ops/drafts` moved meanwhile.
         """
         self.catch_up_drafts()
-        if not self._desk.now.require_gate().policy.separation_of_duties:
+        if not signs and not self._desk.now.require_gate().policy.separation_of_duties:
             with self._store.lock():
                 self._land(self._fresh(build))
             return None
@@ -180,7 +180,8 @@ class Clerk:
             if act is None:
                 return None
             judgement = self._judged(act.payload, gate)
-            follow = self.stage_merge(judgement.standing, gate.tip, before.drafts)
+            merged = self.merged_point(gate, before.drafts)  # not gate.tip: who landed that may not have merged it yet
+            follow = self.stage_merge(judgement.standing, merged, before.drafts)
             with self._store.lock():
                 if self._landed(judgement, act, before, follow):
                     return judgement.decision

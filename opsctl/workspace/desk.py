@@ -11,7 +11,7 @@ from functools import cached_property
 from opsctl import document as documents
 from opsctl import ids
 from opsctl.errors import OpsError
-from opsctl.gitobject import FILE, Entry, MalformedObject
+from opsctl.gitobject import FILE, Entry
 from opsctl.ledger import Ledger
 from opsctl.models import Approved, Decision, Document, Draft, RunSettings, Target, Vote
 from opsctl.store import APPROVED, TOPICS
@@ -95,7 +95,7 @@ class Desk:
         tip = str(good) if good else self._repo.ref(APPROVED)
         try:
             return self._repo.commit(tip).tree if tip else None
-        except (OpsError, MalformedObject):
+        except OpsError:
             return None
 
     def _sorted_out(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from opsctl import policyfile
+from opsctl import policyfile, text
 from opsctl.config import Seen
 from opsctl.errors import OpsError
 from opsctl.git import remote as remotes
@@ -109,7 +109,7 @@ class Founding:
         store, key = self._base.store, self._base.signer.key
         principal = principal_name(*who)
         data = policyfile.first_policy(
-            name=principal, email=who[1], key=key.line, audience=audience or self._base.repo.common.parent.name
+            name=principal, email=who[1], key=key.line, audience=audience or self._folder_name()
         )
         policy = policyfile.parse(data)
         signers = policyfile.allowed_signers(policy)
@@ -123,6 +123,10 @@ class Founding:
         oid = store.stage_commit(payload, self._base.signer.sign(payload))
         self.judged_root(oid)
         return oid
+
+    def _folder_name(self) -> str:
+        common = self._repo.common
+        return text.one_line((common if self._repo.is_bare else common.parent).name, 80)
 
     def _pin(self, root: str) -> None:
         self._base.pins.set(self._repo.common, root, self._base.chosen_key)

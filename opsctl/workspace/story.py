@@ -10,7 +10,7 @@ from opsctl import document as documents
 from opsctl import topic
 from opsctl.errors import OpsError
 from opsctl.git.repo import Repo
-from opsctl.gitobject import Commit, Entry, MalformedObject
+from opsctl.gitobject import Commit, Entry
 from opsctl.message import MalformedMessage, parse_trailers
 from opsctl.models import Document, Policy, Revision, Vote
 from opsctl.policy import Standing, committed_at
@@ -102,7 +102,7 @@ def read(repo: Repo, tip: str | None, path: str, reachable: Callable[[str], bool
         return Story(path, None, {})
     try:
         return Story(path, tip, topic.read(tip, repo, reachable, frozenset({path})))
-    except (Violation, MalformedObject, OpsError) as error:
+    except (Violation, OpsError) as error:
         return Story(path, tip, {}, str(error))
 
 

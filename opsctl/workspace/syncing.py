@@ -117,7 +117,7 @@ class Syncing:
         except BrokenHistory as broken:
             raise _not_adopted(remote, broken) from None
         count = scratch.upto + 1 + len(scratch.chain)
-        if scratch.upto == gate.scratch.upto:
+        if scratch.upto >= gate.scratch.upto:
             with self._base.store.lock():
                 self._base.store.move(APPROVED, gate.tip, standing.tip, f"opsctl: sync {remote.name}")
             return count - gate.count
