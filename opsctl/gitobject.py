@@ -10,12 +10,16 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from opsctl.errors import OpsError
 
 BLOB, TREE, COMMIT = "blob", "tree", "commit"
 FILE, FOLDER = "100644", "40000"
-_MODES = {"100644", "100755", "120000", "40000", "160000"}
+_MODES = frozenset({"100644", "100755", "120000", "40000", "160000"})
+_FOLDER = FOLDER.encode()
+_DOTS = frozenset({".", ".."})
+_ENTRY = re.compile(rb"([0-9]+) ([^/\x00]+)\x00([\x00-\xff]{20})")
 _OID = re.compile(rb"[0-9a-f]{40}")
 _PERSON = re.compile(rb"[^\x00-\x1f<>\x7f]*<[^\x00-\x1f<>\x7f]*> [0-9]{1,18} [+-][0-9]{4}")
 
@@ -32,8 +36,7 @@ def object_id(kind: str, data: bytes) -> str:
     return hashlib.sha1(b"%s %d\0" % (kind.encode(), len(data)) + data, usedforsecurity=False).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One line of a tree: mode as git writes it (no leading zero) and the object's hex id."""
 
     mode: str
@@ -53,19 +56,15 @@ def parse_tree(data: bytes) -> dict[str, Entry]:
 
     A byte that is not UTF-8 becomes a lone surrogate: such a name is shown and refused where a name matters.
     """
-    entries: dict[str, Entry] = {}
-    position, end, last = 0, len(data), b""
-    while position < end:
-        space = data.find(b" ", position, position + 7)
-        nul = data.find(b"\0", space)
-        if space < 0 or nul < 0 or nul + 21 > end:
-            raise MalformedObject("tree is cut off")
-        mode, name = data[position:space].decode("ascii", "replace"), data[space + 1 : nul]
-        key = name + b"/" if mode == FOLDER else name
-        if mode not in _MODES or not name or b"/" in name or name in (b".", b"..") or key <= last:
-            raise MalformedObject(f"tree has an unusable entry {name!r} ({mode})")
-        entries[name.decode("utf-8", "surrogateescape")] = Entry(mode, data[nul + 1 : nul + 21].hex())
-        position, last = nul + 21, key
+    rows = _ENTRY.findall(data)
+    if sum(len(mode) + len(name) for mode, name, _ in rows) + 22 * len(rows) != len(data):
+        raise MalformedObject("tree is cut off or has an unusable entry")
+    keys = [name + b"/" if mode == _FOLDER else name for mode, name, _ in rows]
+    names = [name.decode("utf-8", "surrogateescape") for _, name, _ in rows]
+    modes = [mode.decode("ascii") for mode, _, _ in rows]
+    entries = dict(zip(names, map(Entry, modes, [oid.hex() for _, _, oid in rows]), strict=True))
+    if not _MODES.issuperset(modes) or len(entries) != len(rows) or keys != sorted(keys) or entries.keys() & _DOTS:
+        raise MalformedObject("tree has entries out of order, twice, or of an odd mode or name")
     return entries
 
 

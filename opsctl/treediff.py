@@ -43,10 +43,8 @@ def _walk(
     if new and prefix and not reader.tree(new):
         yield prefix, (None, Entry(FOLDER, new))  # git never writes an empty folder: let no decision carry one
     before, after = (reader.tree(old) if old else EMPTY), (reader.tree(new) if new else EMPTY)
-    for name in [*before, *(name for name in after if name not in before)]:
+    for name in sorted({name for name, _ in before.items() ^ after.items()}):
         one, two = before.get(name), after.get(name)
-        if one == two:
-            continue
         if _folder(one) or _folder(two):
             yield from _walk(reader, f"{prefix}{name}/", _folder(one), _folder(two))
         one, two = _file(one), _file(two)

@@ -34,7 +34,7 @@ def folders(objects: Path) -> list[Path]:
     return found
 
 
-def read(where: Iterable[Path], oid: str, limit: int | None) -> tuple[str, bytes] | None:
+def read(where: Iterable[str], oid: str, limit: int | None) -> tuple[str, bytes] | None:
     """Type and content of a loose object, or None where there is none.
 
     Raises `corrupt_object` for anything but a whole object of this very name, `too_large` past `limit` bytes
@@ -42,12 +42,17 @@ def read(where: Iterable[Path], oid: str, limit: int | None) -> tuple[str, bytes
     """
     for folder in where:
         try:
-            with open(folder / oid[:2] / oid[2:], "rb") as file:
-                return _inflate(oid, file.read(_CHUNK), file.read, limit)
+            descriptor = os.open(f"{folder}/{oid[:2]}/{oid[2:]}", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             continue
         except OSError as error:
-            raise OpsError("corrupt_object", f"object {oid} cannot be read", cause=str(error)) from None
+            raise damaged(oid, f"it cannot be opened: {error.strerror}") from None
+        try:
+            return _inflate(oid, os.read(descriptor, _CHUNK), lambda size: os.read(descriptor, size), limit)  # noqa: B023
+        except OSError as error:
+            raise damaged(oid, f"it cannot be read: {error.strerror}") from None
+        finally:
+            os.close(descriptor)
     return None
 
 
@@ -124,7 +129,7 @@ def _write(objects: Path, staged: Mapping[str, tuple[str, bytes]]) -> None:
 def _is_stored(objects: Path, oid: str, target: Path) -> bool:
     """True for a sound object, whose time is renewed so that a `git gc` that runs now keeps it."""
     try:
-        if read([objects], oid, None) is None:
+        if read([os.fspath(objects)], oid, None) is None:
             return False
         os.utime(target)
     except (OpsError, FileNotFoundError):

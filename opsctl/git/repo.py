@@ -40,12 +40,13 @@ class Repo:
         self.git_dir = Path(os.path.realpath(self._git.path))
         self.common = _common_dir(self.git_dir)
         self.is_bare: bool = self._git.is_bare
+        self._odb = self._git.odb
         self._objects = self.common / "objects"
-        self._loose = loose.folders(self._objects)
+        self._loose = [os.fspath(folder) for folder in loose.folders(self._objects)]
         self._staged: dict[str, tuple[str, bytes]] = {}
         self._clock = clock
-        self.commit: Callable[[str], Commit] = lru_cache(maxsize=4096)(self._commit)
-        self.tree: Callable[[str], Mapping[str, Entry]] = lru_cache(maxsize=4096)(self._tree)
+        self.commit: Callable[[str], Commit] = lru_cache(maxsize=1024)(self._commit)
+        self.tree: Callable[[str], Mapping[str, Entry]] = lru_cache(maxsize=512)(self._tree)
 
     # -- objects ------------------------------------------------------------------------------------------------
 
@@ -57,12 +58,13 @@ class Repo:
         return found[1]
 
     def _packed(self, oid: str, limit: int) -> tuple[str, bytes]:
+        odb = self._odb
         for attempt in (1, 2, 3):
             try:
-                number, size = self._git.odb.read_header(oid)
+                number, size = odb.read_header(oid)
                 if size > limit:
                     raise OpsError("too_large", f"object {oid} has {size:,} bytes; at most {limit:,} are read")
-                number, data = self._git.odb.read(oid)
+                number, data = odb.read(oid)
                 return _KINDS[int(number)], data
             except (KeyError, ValueError, pygit2.GitError) as error:
                 # a gc beside us may have moved the object to another pack: libgit2 looks again on the next call
@@ -82,7 +84,7 @@ class Repo:
 
     def exists(self, oid: str) -> bool:
         """True if the object is there; says nothing about its content."""
-        return oid in self._staged or oid in self._git.odb
+        return oid in self._staged or oid in self._odb
 
     def stage(self, kind: str, data: bytes) -> str:
         """Prepare an object; nothing is written before `flush`."""
