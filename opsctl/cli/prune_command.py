@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from opsctl.cli.app import command
-from opsctl.cli.session import Session
+from opsctl.cli.session import Session, many
 from opsctl.errors import OpsError
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
             return session.emit([f"d_{ulid}" for ulid in gone])
         for ulid in gone:
             session.data(f"d_{ulid}")
-        return session.say(f"{len(gone)} closed drafts {'would go' if dry_run else 'removed'}")
+        return session.say(f"{many(len(gone), 'closed draft')} {'would go' if dry_run else 'removed'}")
 
 
 def duration(text: str) -> timedelta:

@@ -13,7 +13,7 @@ from opsctl.cli import editor, keys, render
 from opsctl.cli.app import command, report
 from opsctl.cli.approve_command import tell
 from opsctl.cli.list_command import Author, Label, Limit, Search
-from opsctl.cli.session import Session
+from opsctl.cli.session import Session, many
 from opsctl.config import write_file
 from opsctl.document import short
 from opsctl.errors import OpsError
@@ -50,7 +50,7 @@ def register(app: typer.Typer) -> None:
         for number, draft in enumerate(waiting, 1):
             if not _Sitting(session, draft.ulid, f"{number} of {len(waiting)}").run():
                 break
-        return session.say(f"{len(session.workspace.drafts.list())} drafts are pending")
+        return session.say(f"{many(len(session.workspace.drafts.list()), 'draft')} pending")
 
 
 class _Sitting:

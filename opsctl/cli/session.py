@@ -169,3 +169,8 @@ def age(when: datetime, *, at: datetime | None = None) -> str:
         if seconds >= size:
             return f"{seconds // size} {unit}"
     return f"{seconds} s"
+
+
+def many(count: int, noun: str) -> str:
+    """A count with its noun: 1 draft, 2 drafts."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -7,7 +7,7 @@ from datetime import datetime
 import typer
 
 from opsctl.cli.app import command
-from opsctl.cli.session import Session, age
+from opsctl.cli.session import Session, age, many
 from opsctl.errors import EXIT, OpsError
 
 
@@ -63,7 +63,9 @@ def _around(session: Session) -> dict[str, object]:
     return {
         "you_are": me,
         "last_sync": seen,
-        "not_published": [f"{count} decisions ({name})" for name, count in workspace.syncing.unpublished() if count],
+        "not_published": [
+            f"{many(count, 'decision')} ({name})" for name, count in workspace.syncing.unpublished() if count
+        ],
         "to_sign_again": workspace.syncing.waiting(),
         "behind": f"another clone here has seen {max(behind)} more decisions; opsctl sync" if behind else None,
     }

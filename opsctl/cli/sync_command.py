@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from opsctl.cli.app import command
-from opsctl.cli.session import Session
+from opsctl.cli.session import Session, many
 
 
 def register(app: typer.Typer) -> None:
@@ -34,7 +34,9 @@ def register(app: typer.Typer) -> None:
                 }
             )
             return
-        session.data(f"{done.remote}: {done.received} decisions received, {done.published} refs published")
+        session.data(
+            f"{done.remote}: {many(done.received, 'decision')} received, {many(done.published, 'ref')} published"
+        )
         for name in done.closed_again:
             session.say(f"signed again on the new tip: {name}")
         for line in done.left_open:

@@ -8,7 +8,7 @@ import typer
 
 from opsctl.cli.app import command
 from opsctl.cli.options import Key, Yes
-from opsctl.cli.session import Session
+from opsctl.cli.session import Session, many
 from opsctl.errors import OpsError
 from opsctl.models import utc
 
@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
             session.say(f"this clone trusts another root now: {found.pinned}")
         session.say(f"root         {founded.root}")
         session.say(f"signed by    {founded.principal}, key {founded.fingerprint}")
-        session.say(f"gate of      {founded.policy.audience}, {found.count} commits, all of them verify")
+        session.say(f"gate of      {founded.policy.audience}, {many(found.count, 'commit')}, verified to the last")
         if not yes and found.pinned != founded.root:
             session.require_person("trust", f"if that is the key: opsctl trust {founded.root} --yes")
             if not session.confirm("is that the key? trust this root in this clone?"):

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from opsctl.cli.app import command
-from opsctl.cli.session import Session
+from opsctl.cli.session import Session, many
 from opsctl.errors import EXIT
 
 
@@ -29,8 +29,7 @@ def register(app: typer.Typer) -> None:
             key = f" (key {finding.fingerprint})" if finding.fingerprint else ""
             session.data(f"BAD  {where}: {finding.rule}: {finding.message}{key}")
         if report.ok:
-            items = "1 approved item" if report.approved == 1 else f"{report.approved} approved items"
-            counts = f"{report.commits} commits, {items}"
+            counts = f"{many(report.commits, 'commit')}, {many(report.approved, 'approved item')}"
             session.data(f"good: {counts}, root {report.root[:12]}, tip {report.tip[:12]}")
             if report.trusted_by != "pin":
                 session.say(f"the root was taken from {report.trusted_by}; `opsctl trust` pins it for this clone")

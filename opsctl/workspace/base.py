@@ -183,10 +183,12 @@ class Base:
             memory.raise_to(Seen(root, tip, count, at=mark.at if mark else None))
         return Gate(standing, scratch, count)
 
-    def drafts_tip(self) -> str:
-        """The tip of `ops/drafts`. Raises `no_gate`."""
+    def drafts_tip(self, fault: OpsError | None = None) -> str:
+        """The tip of `ops/drafts`. Raises what closes the gate, if anything, else `no_gate`, when it is missing."""
         tip = self.repo.ref(DRAFTS)
         if tip is None:
+            if fault:
+                raise fault
             hint = "`opsctl doctor --fix` makes it anew from ops/approved and the topics"
             raise OpsError("no_gate", "the branch ops/drafts is missing", hint=hint)
         return tip

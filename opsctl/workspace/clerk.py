@@ -245,7 +245,7 @@ class Clerk:
         """The newest commit of `ops/approved` that `ops/drafts` contains, found along its first parents."""
         ledger = self._desk.now.ledger
         kept = ledger.cached(f"merged:{drafts}")
-        if kept is None:
+        if kept is None or not gate.scratch.reachable(kept):  # a sync may have replaced the line it was on
             kept = self._find_merged(gate, drafts)
             ledger.cache(f"merged:{drafts}", kept, instead_of="merged:")
         return kept
@@ -255,6 +255,7 @@ class Clerk:
         while True:
             parents = self._repo.commit(oid).parents
             places = [(place, one) for one in (oid, *parents) if (place := ledger.position(one)) is not None]
+            places = [(place, one) for place, one in places if place <= gate.scratch.upto]
             if places:
                 return max(places)[1]
             if not parents:

@@ -70,7 +70,7 @@ class Desk:
 
     def _snapshot(self) -> Snapshot:
         gate, fault = self._gate()
-        drafts = self._base.drafts_tip()
+        drafts = self._base.drafts_tip(fault)
         tree = self._repo.commit(drafts).tree
         pending, drift = self._sorted_out(gate, gate.standing.tree if gate else self._last_good_tree(fault), tree)
         if gate:
