@@ -21,7 +21,14 @@ import pytest
 from conftest import Home, Site, make_home
 from faults.harness import FULL, WORKER, Resident, fsck, pending_by_git, residents, seed, together
 
+from opsctl.workspace.drafts import Filter
+
 PEOPLE = ("bob", "carol")
+
+LATE_READER = "Ledger.append drops what another process remembers past an older tip"
+GAP = "Ledger.append does not check that the row below it is still there, so a gap can stay for good"
+GC_FOLDERS = "loose.write does not make an object folder again that a gc removed as empty"
+PACKED_REFS = "Repo.update does not try again when libgit2 left a packed ref in place because of packed-refs.lock"
 
 
 @pytest.fixture
@@ -247,6 +254,7 @@ def test_cc_05_a_reader_beside_a_writer_never_sees_an_approved_item_vanish(team:
     _sound(team, _state(team))
 
 
+@pytest.mark.xfail(strict=False, reason=LATE_READER)
 def test_cc_05_a_late_reader_of_the_old_tip_takes_nothing_from_a_writer(team: Site) -> None:
     """The same without luck: one process read the tip, then another one approved, then the first verifies."""
     first, second = _drafts(team, 2)
@@ -260,13 +268,49 @@ def test_cc_05_a_late_reader_of_the_old_tip_takes_nothing_from_a_writer(team: Si
         assert writer.drafts.get(first).status == "approved"
 
 
+@pytest.mark.xfail(strict=False, reason=GAP)
+def test_cc_05_two_processes_that_verify_at_once_leave_no_gap_in_what_is_remembered(team: Site) -> None:
+    """One process verifies new commits while another one, late, verifies an older tip: nothing is forgotten."""
+    first, second, third, fourth = _drafts(team, 4)
+    with team.ws() as ws:
+        ws.approvals.approve(first)
+        early = team.tip()
+        ws.approvals.approve(second)
+    elsewhere = {**team.home.environ, "XDG_STATE_HOME": str(team.home.path / "other-state")}
+    for ulid in (third, fourth):
+        done = _worker(team, "approve", ulid, env=elsewhere)
+        assert done.wait(30) == 0
+    late: list[str] = []
+
+    def meanwhile(done: int, total: int) -> None:
+        if not late:
+            with team.ws() as other:
+                late.append(other.history().verify(early)[0].tip)
+
+    with team.ws() as ws:
+        ws.history().verify(team.tip(), progress=meanwhile)
+    assert late == [early]
+    with team.ws() as ws:
+        assert {one.ulid for one in ws.drafts.list(Filter(status="approved"))} == {first, second, third, fourth}
+        assert [ws.approvals.get(ulid)[0].ulid for ulid in (first, second, third, fourth)]
+
+
 # -- locks -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lock", ["refs/heads/ops/approved.lock", "refs/heads/ops/drafts.lock", "packed-refs.lock"])
+@pytest.mark.parametrize(
+    "lock",
+    [
+        "refs/heads/ops/approved.lock",
+        "refs/heads/ops/drafts.lock",
+        pytest.param("packed-refs.lock", marks=pytest.mark.xfail(strict=False, reason=PACKED_REFS)),
+    ],
+)
 def test_cc_13_a_stale_ref_lock_of_a_dead_process_is_cleared(site: Site, lock: str) -> None:
     [ulid] = _drafts(site, 1)
+    site.git("pack-refs", "--all")
     path = site.path / ".git" / lock
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
     os.utime(path, (time.time() - 60, time.time() - 60))
     begun = time.monotonic()
@@ -328,7 +372,11 @@ def test_cc_14_a_ref_lock_that_a_live_git_holds_is_never_taken_away(site: Site) 
     [ulid] = _drafts(site, 1)
     tip = site.tip()
     git = subprocess.Popen(
-        ["git", "update-ref", "--stdin"], cwd=site.path, env=site.home.environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ["git", "update-ref", "--stdin"],
+        cwd=site.path,
+        env=site.home.environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     assert git.stdin is not None
     assert git.stdout is not None
@@ -356,7 +404,9 @@ def test_cc_14_a_ref_lock_that_a_live_git_holds_is_never_taken_away(site: Site) 
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("command", ["gc", "pack-refs"])
+@pytest.mark.parametrize(
+    "command", [pytest.param("gc", marks=pytest.mark.xfail(strict=False, reason=GC_FOLDERS)), "pack-refs"]
+)
 def test_cc_16_git_maintenance_in_a_loop_beside_approvals_loses_nothing(team: Site, command: str) -> None:
     count = 300 if FULL else 60 if command == "pack-refs" else 40
     ulids = _drafts(team, count)
@@ -386,6 +436,7 @@ def test_cc_16_git_maintenance_in_a_loop_beside_approvals_loses_nothing(team: Si
 
 
 @pytest.mark.sweep
+@pytest.mark.xfail(strict=False, reason=GC_FOLDERS)
 def test_cc_16_git_maintenance_beside_drafts_and_edits_loses_nothing(site: Site) -> None:
     count = 60 if FULL else 15
     with residents(_resident(site)) as (alice,):
@@ -409,6 +460,22 @@ def test_cc_16_git_maintenance_beside_drafts_and_edits_loses_nothing(site: Site)
     state = _state(site)
     assert state["draft"] == expected
     fsck(site.home, site.path)
+
+
+@pytest.mark.xfail(strict=False, reason=PACKED_REFS)
+def test_cc_16_packed_refs_that_a_live_process_rewrites_are_waited_for(site: Site) -> None:
+    """The decision lands before its topic's packed ref can go; that is no error, it only takes a moment."""
+    [ulid] = _drafts(site, 1)
+    site.git("pack-refs", "--all")
+    lock = site.path / ".git" / "packed-refs.lock"
+    with lock.open("wb"):
+        done = _worker(site, "approve", ulid)
+        time.sleep(1)
+        lock.unlink()
+    _, err = done.communicate(timeout=30)
+    assert done.returncode == 0, err
+    assert _approvals(_state(site)) == {ulid: 1}
+    assert not site.git("for-each-ref", "refs/ops/topics/")
 
 
 def test_cc_20_a_pruned_commit_is_an_integrity_error_that_leads_back_to_the_last_good_tip(site: Site) -> None:

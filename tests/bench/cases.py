@@ -105,12 +105,13 @@ def listing(lab: Lab, plan: Plan) -> Iterator[Row]:
     """List the pending drafts."""
     least, most = plan.extremes
     small, large = lab.copy(least, pending=PENDING), lab.copy(most, pending=PENDING)
-    ours, ours_small, theirs, opened, cold, colder = (Times() for _ in range(6))
+    ours, ours_small, theirs, full, opened, cold, colder = (Times() for _ in range(7))
     _listed(small, Times(), Times())
     for _ in range(plan.rounds(15)):
         _listed(large, ours, opened)
         found = theirs.take(large.git, *_DIFF)
         _listed(small, ours_small, Times())
+        full.take(_read_by_git, large)
         if len(found.splitlines()) != PENDING:
             raise RuntimeError("git and opsctl do not list the same")
     for _ in range(plan.rounds(9)):
@@ -120,11 +121,20 @@ def listing(lab: Lab, plan: Plan) -> Iterator[Row]:
     what = f"{PENDING} pending of {most:,}"
     yield Row("list", f"{what}, warm", ours, theirs, "git diff-tree", at_most=1)
     yield Row("list", f"{what}, warm", ours, ours_small, f"the same of {least:,}", at_most=2)
+    yield Row("list", f"{what}, warm", ours, full, "git diff-tree, cat-file")
     yield Row("list", f"{what}, after one more", cold, colder, "git diff-tree")
     yield Row("list", f"open a Workspace, {most:,}", opened)
 
 
 _DIFF = ("diff-tree", "-r", "--name-only", "ops/approved", "ops/drafts", "--", "ops/")
+
+
+def _read_by_git(site: Site) -> None:
+    """Names and texts of the drafts, which is what a list shows; git still does not say who wrote them."""
+    rows = site.git(*(word for word in _DIFF if word != "--name-only")).splitlines()
+    texts = site.git("cat-file", "--batch", stdin=b"\n".join(row.split()[3] for row in rows))
+    if texts.count(b"\ntitle = ") < PENDING:
+        raise RuntimeError("git did not read every draft")
 
 
 def _listed(site: Site, times: Times, opened: Times, *, least: int = PENDING) -> None:

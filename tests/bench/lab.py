@@ -56,6 +56,7 @@ class Lab:
         self.folder = Path(self._scratch.name)
         self.environ = build.seal(self.folder / "home")
         self._before = dict(os.environ)
+        self._rule = _rule()
 
     def __enter__(self) -> Lab:
         _become(self.environ)
@@ -81,7 +82,7 @@ class Lab:
     def _built(self, size: int, pending: int) -> tuple[Path, Path]:
         """The kept repository and what is remembered of it, made when they are not there yet."""
         folder = self._keep / f"v{build.VERSION}-{size}-{pending}"
-        memory = folder / f"memory-{_rule()}"
+        memory = folder / f"memory-{self._rule}"
         started = time.monotonic()
         if not folder.exists():
             rough = Path(tempfile.mkdtemp(dir=self.folder))

@@ -99,11 +99,16 @@ def _aligned(cell: str, width: int, column: int) -> str:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    unit = "faster" if row.at_most is None else "the time"
-    ratio = f"{row.ratio:.2f}x {unit}" if row.ratio is not None else ""
+    ratio = _ratio(row.ratio, slower=row.at_most is not None) if row.ratio is not None else ""
     verdict = {True: "met", False: "MISSED", None: ""}[row.met]
     theirs = spoken(row.theirs.median) if row.theirs else ""
     return row.name, row.what, spoken(row.ours.median), row.other, theirs, ratio, row.target, verdict
+
+
+def _ratio(ratio: float, *, slower: bool) -> str:
+    if not slower and ratio < 1:
+        ratio, slower = 1 / ratio, True
+    return f"{ratio:.2f}x {'the time' if slower else 'faster'}"
 
 
 def spoken(seconds: float) -> str:

@@ -7,6 +7,7 @@ the tests say that.
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import random
@@ -43,21 +44,21 @@ def sampled(total: int, count: int, randomness: random.Random) -> list[int]:
     if FULL or total <= count:
         return list(range(1, total + 1))
     edges = [1 + total * i // count for i in range(count + 1)]
-    return [randomness.randrange(low, max(low + 1, high)) for low, high in zip(edges, edges[1:], strict=False)]
+    return [randomness.randrange(low, max(low + 1, high)) for low, high in itertools.pairwise(edges)]
 
 
-def built(folder: Path) -> Path:
-    """The preload library. Skips the test where it cannot be built or loaded."""
+def built(folder: Path) -> Path | str:
+    """The preload library, or the reason why there is none on this machine."""
     if not sys.platform.startswith("linux"):
-        pytest.skip("LD_PRELOAD faults need Linux")
+        return "LD_PRELOAD faults need Linux"
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
-        pytest.skip("no C compiler (gcc) to build the preload library with")
+        return "no C compiler (gcc) to build the preload library with"
     library = folder / "preload.so"
     command = [compiler, "-O1", "-shared", "-fPIC", "-o", str(library), str(HERE / "preload.c"), "-ldl"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        pytest.skip(f"the preload library could not be built here: {done.stderr.strip()[:300]}")
+        return f"the preload library could not be built here: {done.stderr.strip()[:300]}"
     return library
 
 
@@ -121,7 +122,8 @@ class World:
     """A home with a repository that always stands at the same place, and templates to restore it from."""
 
     base: Path
-    library: Path | None
+    library: Path | str
+    """What `built` returned; with a reason in its place, a test that needs a fault is skipped."""
     home: Home = field(init=False)
     _server: subprocess.Popen[str] | None = field(init=False, default=None)
 
@@ -187,6 +189,8 @@ class World:
         calls = self.base / "calls"
         calls.unlink(missing_ok=True)
         if fault or log:
+            if isinstance(self.library, str):
+                pytest.skip(self.library)
             (self.base / "counter").unlink(missing_ok=True)
             variables |= {"FAULT_STATE": str(self.base / "counter"), "FAULT_UNDER": str(self.place)}
             variables |= {"FAULT_LOG": str(calls)}
@@ -211,7 +215,7 @@ class World:
 
     def _asked(self, request: dict[str, Any]) -> dict[str, Any]:
         if self._server is None:
-            preload = {"LD_PRELOAD": str(self.library)} if self.library else {}
+            preload = {"LD_PRELOAD": str(self.library)} if isinstance(self.library, Path) else {}
             self._server = subprocess.Popen(
                 [sys.executable, str(WORKER), "--server"],
                 env={**self.environ, **preload},
