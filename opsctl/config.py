@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -86,9 +87,14 @@ class Pins:
 
 def _pin(row: dict[str, Any]) -> Pin:
     pin = Pin(row["path"], row["root"], row.get("key"))
-    if not all(isinstance(value, str) for value in (pin.clone, pin.root, pin.key or "")) or len(pin.root) != 40:
-        raise ValueError("a [[clone]] needs path and root")
+    if not all(isinstance(value, str) for value in (pin.clone, pin.root, pin.key or "")) or not is_root(pin.root):
+        raise ValueError("a [[clone]] needs a path and the 40 hex digits of a root")
     return pin
+
+
+def is_root(text: str) -> bool:
+    """True for the full id of a commit."""
+    return re.fullmatch(r"[0-9a-f]{40}", text) is not None
 
 
 def _spelled(path: Path) -> str:

@@ -19,7 +19,8 @@ FILE, FOLDER = "100644", "40000"
 _MODES = frozenset({"100644", "100755", "120000", "40000", "160000"})
 _FOLDER = FOLDER.encode()
 _DOTS = frozenset({".", ".."})
-_ENTRY = re.compile(rb"([0-9]+) ([^/\x00]+)\x00([\x00-\xff]{20})")
+_ENTRY = re.compile(rb"([0-7]{5,6}) ([^/\x00]+)\x00([\x00-\xff]{20})")
+_TREE = re.compile(rb"(?:[0-7]{5,6}+ [^/\x00]++\x00[\x00-\xff]{20})*+")  # possessive: linear in hostile bytes too
 _OID = re.compile(rb"[0-9a-f]{40}")
 _PERSON = re.compile(rb"[^\x00-\x1f<>\x7f]*<[^\x00-\x1f<>\x7f]*> [0-9]{1,18} [+-][0-9]{4}")
 
@@ -56,9 +57,9 @@ def parse_tree(data: bytes) -> dict[str, Entry]:
 
     A byte that is not UTF-8 becomes a lone surrogate: such a name is shown and refused where a name matters.
     """
-    rows = _ENTRY.findall(data)
-    if sum(len(mode) + len(name) for mode, name, _ in rows) + 22 * len(rows) != len(data):
+    if _TREE.fullmatch(data) is None:
         raise MalformedObject("tree is cut off or has an unusable entry")
+    rows = _ENTRY.findall(data)
     keys = [name + b"/" if mode == _FOLDER else name for mode, name, _ in rows]
     names = [name.decode("utf-8", "surrogateescape") for _, name, _ in rows]
     modes = [mode.decode("ascii") for mode, _, _ in rows]

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from opsctl.errors import OpsError
 
@@ -88,6 +89,7 @@ def path_of(ulid: str, *, top: str = "ops") -> str:
     return f"{top}/{when.year:04}/{when.month:02}/{when.day:02}/{ulid}.md"
 
 
+@lru_cache(maxsize=65536)
 def ulid_of_path(path: str, *, top: str = "ops") -> str | None:
     """The ULID of a path that is exactly where an item's file belongs, else None."""
     match = _PATH.fullmatch(path)

@@ -125,6 +125,10 @@ class Ledger:
 
     def _append(self, position: int, rows: list[tuple[object, ...]], merged: list[tuple[str, int]]) -> None:
         with self._writing():
+            kept = self._database.execute("SELECT oid FROM chain WHERE position >= ? ORDER BY position", (position,))
+            same = [row[1] for row in rows] == [oid for (oid,) in kept.fetchmany(len(rows))]
+            if same:
+                return  # another process was here first, and may be further on
             self._database.execute("DELETE FROM chain WHERE position >= ?", (position,))
             self._database.execute("DELETE FROM merged WHERE position >= ?", (position,))
             self._database.executemany("INSERT INTO chain VALUES (?, ?, ?, ?, ?, ?)", rows)

@@ -78,7 +78,7 @@ def last_paragraph(message: str) -> list[str]:
     """The lines after the last blank line; none when the message is a subject alone."""
     lines = message.rstrip("\n").split("\n")
     for index in range(len(lines) - 1, -1, -1):
-        if not lines[index].strip():
+        if not lines[index].strip(" \t\r"):  # what git calls blank, and no other white space
             return lines[index + 1 :]
     return []
 

@@ -7,6 +7,7 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from opsctl import sshsig
@@ -40,6 +41,7 @@ _PRINCIPAL = {"name": str, "email": str, "roles": list, "keys": list}
 _RULE = {"paths": list, "executors": list, "threshold": int, "approvers": list}
 
 
+@lru_cache(maxsize=32)
 def parse(data: bytes) -> Policy:
     """Read a policy and check that its own principals can satisfy it. Raises `bad_policy`."""
     table = _checked(_toml(data), _TOP, "", required=("version", "epoch", "principal"))
@@ -170,7 +172,7 @@ def _rule(row: Any) -> Rule:
 def _satisfiable(policy: Policy) -> None:
     """Refuse a policy under which nobody could approve a draft, or change the policy again."""
     approvers = {who.name for who in policy.principals if "approver" in who.roles and _can_count(who, policy)}
-    governors = {who.name for who in policy.principals if "policy" in who.roles}
+    governors = {who.name for who in policy.principals if "policy" in who.roles and _can_count(who, policy)}
     if len(governors) < policy.highest_threshold:
         raise _bad(f"{policy.highest_threshold} policy principals are needed to change it, and it has {len(governors)}")
     for rule in [Rule(threshold=policy.threshold), *policy.rules]:
@@ -188,8 +190,12 @@ def _authors(policy: Policy) -> list[set[str]]:
 
 
 def _can_count(who: Principal, policy: Policy) -> bool:
-    keys = [sshsig.parse_public_key(line) for line in who.keys]
-    return not policy.require_presence or any(key.is_hardware for key in keys)
+    """True if any key can make a signature that counts: with a touch where that is demanded, passkeys by origin."""
+    for key in map(sshsig.parse_public_key, who.keys):
+        is_passkey = key.application is not None and not key.application.startswith("ssh:")
+        if policy.passkey_origins if is_passkey else key.is_hardware or not policy.require_presence:
+            return True
+    return False
 
 
 def _string(name: str, value: Any) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from unicodedata import normalize
 
 from opsctl import sshsig, topic
 from opsctl.gitobject import Commit
@@ -11,6 +13,7 @@ from opsctl.message import MalformedMessage, parse_trailers
 from opsctl.models import Document, Policy, Rule, Signer
 from opsctl.violation import Violation
 
+_OID = re.compile(r"[0-9a-f]{40}")
 _WILD = "*?[{!\\"
 _NEEDS_PRESENCE = frozenset({"approver", "policy"})
 
@@ -188,7 +191,8 @@ def _vote_trailers(commit: Commit, ballot: Ballot) -> Mapping[str, str] | None:
         <= {"Ops-Vote", "Ops-Signer", "Ops-Seen", "Ops-Reason"}
     ):
         return None
-    return trailers if trailers["Ops-Vote"] in ("approve", "reject", "withdraw") else None
+    is_formed = trailers["Ops-Vote"] in ("approve", "reject", "withdraw") and _OID.fullmatch(trailers["Ops-Seen"])
+    return trailers if is_formed else None
 
 
 def _holders(policy: Policy, role: str) -> frozenset[str]:
@@ -213,4 +217,4 @@ def _may_overlap(one: str, other: str) -> bool:
 
 def _literal(glob: str) -> str:
     end = min((place for mark in _WILD if (place := glob.find(mark)) >= 0), default=len(glob))
-    return glob[:end].casefold().removeprefix("./")
+    return normalize("NFC", normalize("NFC", glob[:end]).casefold())  # one folder on macOS, however it is spelled

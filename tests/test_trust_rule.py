@@ -434,7 +434,6 @@ def test_a_commit_without_a_message_is_refused(world: World, forge: Forge) -> No
     world.refuses(forge.approved(world.tip, ONE, after=lambda data: data.partition(b"\n\n")[0] + b"\n"), "form")
 
 
-@pytest.mark.xfail(strict=True, reason="the walk to the root does not tell the last good commit below a malformed one")
 def test_a_malformed_tip_does_not_hide_which_commit_was_the_last_good_one(world: World, forge: Forge) -> None:
     bad, state = forge.approved(world.tip, ONE, before=FORMS["an encoding"]), world.state()
     world.gate(world.tip, state)
@@ -508,7 +507,6 @@ def test_trailers_before_the_last_paragraph_do_not_count(world: World, forge: Fo
 
 
 @pytest.mark.parametrize("blank", ["\u00a0", "\u2028", "\u3000", "\x0c", "\x1f"])
-@pytest.mark.xfail(strict=True, reason="a line that only Python takes for blank ends a paragraph")
 def test_a_line_that_git_does_not_take_for_blank_hides_no_trailers(world: World, forge: Forge, blank: str) -> None:
     hidden = f"\n\nOps-Kind: revoke\n{blank}\nOps-".encode()
     world.refuses(forge.approved(world.tip, ONE, before=lambda data: data.replace(b"\n\nOps-", hidden, 1)), "form")
@@ -786,7 +784,6 @@ def test_gt_09_a_file_over_256_kib_is_refused_by_its_size(world: World, forge: F
     world.refuses(forge.approve(world.tip, over, ONE), "object", "262,145 bytes")
 
 
-@pytest.mark.xfail(strict=True, raises=RecursionError, reason="trees are compared by recursion, without a bound")
 def test_a_tree_of_a_thousand_folders_in_each_other_is_refused_without_a_traceback(world: World, forge: Forge) -> None:
     merge = changed_tree(world, lambda files: files.update({"deep": (FOLDER, abyss(forge))}))
     world.refuses(merge, "approve")
@@ -1081,7 +1078,6 @@ def test_a_policy_that_its_own_people_cannot_satisfy_is_refused(world: World, fo
         world.refuses(forge.policy(world.tip, bad), "policy")
 
 
-@pytest.mark.xfail(strict=True, reason="policy principals without a hardware key are taken for able to govern")
 def test_a_policy_that_demands_presence_needs_somebody_present_who_governs(world: World, forge: Forge) -> None:
     passkey = SoftPasskey()
     rules = world.rules.with_person("pat", ["approver"], passkey.public_line)
@@ -1089,7 +1085,6 @@ def test_a_policy_that_demands_presence_needs_somebody_present_who_governs(world
     world.refuses(forge.policy(world.tip, bad), "policy")
 
 
-@pytest.mark.xfail(strict=True, reason="passkeys are taken for able to count where no origin is listed")
 def test_a_policy_whose_only_approvers_have_passkeys_needs_an_origin(world: World, forge: Forge) -> None:
     passkey = SoftPasskey()
     rules = world.rules.without("bob").without("carol").with_person("alice", ["policy"], world.home.public("alice"))
@@ -1480,7 +1475,6 @@ def test_a_rule_of_one_does_not_lower_the_threshold(world: World) -> None:
     world.refuses(targeted(world, tip, paths("docs/x")), "threshold", "1 of 2")
 
 
-@pytest.mark.xfail(strict=True, reason="two spellings of one accented letter are taken for two paths")
 def test_a_rule_by_paths_asks_for_other_spellings_of_the_same_letters(world: World) -> None:
     tip = ruled(world, {"paths": ["caf\u00e9/**"], "threshold": 2})
     world.refuses(targeted(world, tip, paths("cafe\u0301/x")), "threshold", "1 of 2")
@@ -1778,7 +1772,6 @@ def test_a_variable_that_is_no_commit_opens_nothing(world: World, tmp_path: Path
         world.gate(world.tip, **rooted(world, value, tmp_path))
 
 
-@pytest.mark.xfail(strict=True, reason="OPSCTL_TRUST_ROOT names a folder before anybody looks at its form")
 def test_a_variable_that_is_a_path_makes_no_folder_outside_the_state(world: World, tmp_path: Path) -> None:
     state = tmp_path / "state" / "deep"
     environ = rooted(world, "../../outside-the-state-folder", tmp_path)
@@ -1892,7 +1885,6 @@ def test_a_closed_gate_lists_only_what_is_pending(world: World, forge: Forge) ->
         assert [draft.ulid for draft in ws.drafts.list()] == [world.pending]
 
 
-@pytest.mark.xfail(strict=True, reason="below a malformed tip no good commit is named, so approved items look pending")
 def test_a_gate_closed_by_a_malformed_commit_lists_only_what_is_pending(world: World, forge: Forge) -> None:
     state = world.state()
     world.gate(world.tip, state)
@@ -2067,9 +2059,6 @@ DRAFTS_TIPS: dict[str, Callable[[World], str]] = {
 
 
 @pytest.mark.parametrize("name", DRAFTS_TIPS)
-@pytest.mark.xfail(
-    strict=True, reason="a commit of another form on ops/drafts also keeps what is approved from being read"
-)
 def test_whatever_lands_on_the_drafts_branch_approved_content_is_served(world: World, forge: Forge, name: str) -> None:
     world.put(world.tip, drafts=DRAFTS_TIPS[name](world))
     with world.ws(world.state()) as ws:
@@ -2103,7 +2092,6 @@ def abyss(forge: Forge) -> str:
     return inner
 
 
-@pytest.mark.xfail(strict=True, raises=TimeoutError, reason="the trees of ops/drafts are compared without a bound")
 def test_a_drafts_branch_that_unfolds_to_millions_of_files_keeps_nobody_waiting(world: World, forge: Forge) -> None:
     files = {**forge.files[world.drafts], "ops/bomb": (FOLDER, bomb(forge))}
     world.put(world.tip, drafts=forge.commit(files, (world.drafts,), by=None))
@@ -2121,7 +2109,6 @@ def test_a_drafts_branch_that_unfolds_to_millions_of_files_keeps_nobody_waiting(
         assert ws.approvals.get(world.item)[0].document.ulid == world.item
 
 
-@pytest.mark.xfail(strict=True, raises=RecursionError, reason="trees are compared by recursion, without a bound")
 def test_a_drafts_branch_of_a_thousand_folders_in_each_other_is_no_traceback(world: World, forge: Forge) -> None:
     files = {**forge.files[world.drafts], "ops/deep": (FOLDER, abyss(forge))}
     world.put(world.tip, drafts=forge.commit(files, (world.drafts,), by=None))
@@ -2129,7 +2116,6 @@ def test_a_drafts_branch_of_a_thousand_folders_in_each_other_is_no_traceback(wor
         assert ws.approvals.get(world.item)[0].document.ulid == world.item
 
 
-@pytest.mark.xfail(strict=True, reason="the time to find out that a tree is none grows with the square of its size")
 def test_a_tree_that_is_none_is_refused_in_no_time(world: World, forge: Forge) -> None:
     merge = forge.approved(world.tip, ONE, tree=forge.raw("tree", b"1 " * 10_000))
     before = time.process_time()

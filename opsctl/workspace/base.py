@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from opsctl.config import Memory, Pin, Pins, Places, Seen
+from opsctl.config import Memory, Pin, Pins, Places, Seen, is_root
 from opsctl.errors import OpsError
 from opsctl.git import command
 from opsctl.git.repo import Repo
@@ -19,7 +19,7 @@ from opsctl.history import BrokenHistory, History, Progress, Scratch
 from opsctl.ledger import Ledger
 from opsctl.models import Policy
 from opsctl.policy import Standing
-from opsctl.store import APPROVED, DRAFTS, Store
+from opsctl.store import APPROVED, Store
 
 if TYPE_CHECKING:
     from opsctl.git.signing import Signer
@@ -134,6 +134,9 @@ class Base:
         """The pin of this clone; `OPSCTL_TRUST_ROOT` counts only where there is none."""
         pin = self.pins.find(self.repo.common)
         root = self.environ.get("OPSCTL_TRUST_ROOT", "")
+        if root and not is_root(root):
+            hint = "give the 40 hex digits of the root commit, or unset it and use `opsctl trust`"
+            raise OpsError("bad_config", f"OPSCTL_TRUST_ROOT is {root[:60]!a}", hint=hint)
         return pin or (Pin(os.fspath(self.repo.common), root) if root else None)
 
     def root(self) -> str:
@@ -175,23 +178,18 @@ class Base:
         try:
             standing, scratch = self.history(root).verify(tip, progress=self.progress)
         except BrokenHistory as broken:
-            raise bad_history(broken) from None
+            raise bad_history(broken, mark.tip if mark else None) from None
         count = scratch.upto + 1
-        if mark and mark.root == root and not _contains(scratch, mark):
+        if mark and mark.root == root and not self._contains(scratch, mark):
             raise _rolled_back(mark, tip)
         if mark is None or mark.tip != tip:
             memory.raise_to(Seen(root, tip, count, at=mark.at if mark else None))
         return Gate(standing, scratch, count)
 
-    def drafts_tip(self, fault: OpsError | None = None) -> str:
-        """The tip of `ops/drafts`. Raises what closes the gate, if anything, else `no_gate`, when it is missing."""
-        tip = self.repo.ref(DRAFTS)
-        if tip is None:
-            if fault:
-                raise fault
-            hint = "`opsctl doctor --fix` makes it anew from ops/approved and the topics"
-            raise OpsError("no_gate", "the branch ops/drafts is missing", hint=hint)
-        return tip
+    def _contains(self, scratch: Scratch, mark: Seen) -> bool:
+        """True if the marked tip (or the one that a sync was moving to) is on the first-parent chain."""
+        places = [scratch.ledger.position(tip) for tip in (mark.tip, mark.moving_to) if tip]
+        return any(place is not None and place <= scratch.upto for place in places)
 
 
 def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
@@ -203,10 +201,6 @@ def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
     if not 0 <= value <= 3600:
         raise OpsError("bad_config", f"{name}={text!a} is not a number of seconds from 0 to 3600")
     return value
-
-
-def _contains(scratch: Scratch, mark: Seen) -> bool:
-    return scratch.reachable(mark.tip) or (mark.moving_to is not None and scratch.reachable(mark.moving_to))
 
 
 def _gone(mark: Seen | None) -> OpsError:
@@ -222,11 +216,11 @@ def _rolled_back(mark: Seen, tip: str) -> OpsError:
         "rolled_back",
         f"ops/approved is at {tip[:12]}, which does not contain {mark.tip[:12]} that was verified here before",
         hint="`opsctl doctor` shows both and the command that returns to the verified one",
-        detail={"tip": tip, "seen": mark.tip},
+        detail={"tip": tip, "seen": mark.tip, "good": mark.tip},
     )
 
 
-def bad_history(broken: BrokenHistory) -> OpsError:
+def bad_history(broken: BrokenHistory, seen: str | None = None) -> OpsError:
     """The error that closes the gate: commit, what is wrong, and the key if there was one."""
     finding = broken.finding
     code = "history_incomplete" if finding.rule == "history" else "bad_history"
@@ -239,5 +233,5 @@ def bad_history(broken: BrokenHistory) -> OpsError:
         code,
         f"{where}{finding.message}{key if finding.fingerprint and finding.fingerprint not in finding.message else ''}",
         hint=hint,
-        detail={"finding": finding, "good": broken.good},
+        detail={"finding": finding, "good": broken.good or seen},
     )

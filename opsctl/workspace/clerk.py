@@ -124,11 +124,13 @@ class Clerk:
         Without a signature it is built under the lock. One that `signs` (or any, where the policy wants drafts
         signed) is built outside, for a person may take a minute, and again when `ops/drafts` moved meanwhile.
         """
-        self.catch_up_drafts()
-        if not signs and not self._desk.now.require_gate().policy.separation_of_duties:
+        if not signs:
             with self._store.lock():
-                self._land(self._fresh(build))
-            return None
+                self.catch_up_locked()
+                if not self._desk.now.require_gate().policy.separation_of_duties:
+                    self._repo.forget()
+                    return self._land(build())
+        self.catch_up_drafts()
         for attempt in range(1, TRIES + 1):
             staged = self._fresh(build)
             try:
@@ -174,7 +176,7 @@ class Clerk:
         for _ in range(TRIES + 1):
             self._repo.forget()
             self.catch_up_drafts()
-            before = self._desk.refresh()
+            before = self._desk.now
             gate = before.require_gate()
             act = make(gate)
             if act is None:
@@ -221,11 +223,9 @@ class Clerk:
 
     def catch_up_drafts(self) -> None:
         """Repair what a crash left: re-merge `ops/approved` into `ops/drafts` if a decision is missing there."""
-        state = self._desk.now
-        if (
-            self._repo.ref(DRAFTS) is None
-            or self.merged_point(state.require_gate(), state.drafts) != state.require_gate().tip
-        ):
+        state = self._desk.refresh()
+        gate = state.require_gate()
+        if self.merged_point(gate, state.drafts) != gate.tip:
             with self._store.lock():
                 self.catch_up_locked()
 

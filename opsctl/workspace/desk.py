@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 
 from opsctl import document as documents
 from opsctl import ids
@@ -14,34 +14,60 @@ from opsctl.errors import OpsError
 from opsctl.gitobject import FILE, Entry
 from opsctl.ledger import Ledger
 from opsctl.models import Approved, Decision, Document, Draft, RunSettings, Target, Vote
-from opsctl.store import APPROVED, TOPICS
+from opsctl.store import APPROVED, DRAFTS, TOPICS
 from opsctl.treediff import diff, files, lookup
 from opsctl.workspace import story
 from opsctl.workspace.base import Base, Gate
 from opsctl.workspace.story import Story
 from opsctl.workspace.worklog import WorkLog
 
+MOST = 200_000
+"""Files that may differ on ops/drafts; a bound on what a stranger's tree can make this process do."""
+
 _CACHE_LIMIT = 8 * 1024 * 1024
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Snapshot:
-    """Both branches at one moment. `gate` is None while the gate is closed; then `fault` says why."""
+    """Both branches at one moment. `gate` is None while the gate is closed; then `fault` says why.
+
+    The working side is looked at only when it is asked for: whatever is wrong there keeps nobody from what is approved.
+    """
 
     gate: Gate | None
     fault: OpsError | None
-    drafts: str
-    pending: dict[str, Entry]
-    drift: dict[str, str]
-    """Paths below `ops/` that are no drafts, and what is wrong with them."""
     ledger: Ledger
     reachable: Callable[[str], bool]
+    drafts_tip: str | None
+    sort_out: Callable[[str], tuple[dict[str, Entry], dict[str, str]]]
 
     def require_gate(self) -> Gate:
         """The gate, or the fault that closes it."""
         if self.gate is None:
             raise self.fault or OpsError("bad_history", "the gate is closed")
         return self.gate
+
+    @property
+    def drafts(self) -> str:
+        """The tip of `ops/drafts`. Raises what closes the gate, if anything, else `no_gate`, when it is missing."""
+        if self.drafts_tip is None:
+            hint = "`opsctl doctor --fix` makes it anew from ops/approved"
+            raise self.fault or OpsError("no_gate", "the branch ops/drafts is missing", hint=hint)
+        return self.drafts_tip
+
+    @cached_property
+    def _sorted(self) -> tuple[dict[str, Entry], dict[str, str]]:
+        return self.sort_out(self.drafts)
+
+    @property
+    def pending(self) -> dict[str, Entry]:
+        """Files of pending drafts by id, oldest first."""
+        return self._sorted[0]
+
+    @property
+    def drift(self) -> dict[str, str]:
+        """Paths below `ops/` that are no drafts, and what is wrong with them."""
+        return self._sorted[1]
 
 
 class Desk:
@@ -70,16 +96,17 @@ class Desk:
 
     def _snapshot(self) -> Snapshot:
         gate, fault = self._gate()
-        drafts = self._base.drafts_tip(fault)
-        tree = self._repo.commit(drafts).tree
-        pending, drift = self._sorted_out(gate, gate.standing.tree if gate else self._last_good_tree(fault), tree)
         if gate:
-            ledger, reachable = self._base.history().ledger, gate.scratch.reachable
+            ledger, reachable = gate.scratch.ledger, gate.scratch.reachable
         else:
             ledger = Ledger(None, "") if fault and fault.code == "no_trust" else self._base.history().ledger
-            known = ledger.count
-            reachable = lambda oid: ledger.reachable(oid, known)  # noqa: E731
-        return Snapshot(gate, fault, drafts, pending, drift, ledger, reachable)
+            reachable = partial(ledger.reachable, upto=ledger.count)
+
+        def sort_out(drafts: str) -> tuple[dict[str, Entry], dict[str, str]]:
+            approved = gate.standing.tree if gate else self._last_good_tree(fault)
+            return self._sorted_out(gate, approved, self._repo.commit(drafts).tree)
+
+        return Snapshot(gate, fault, ledger, reachable, self._repo.ref(DRAFTS), sort_out)
 
     def _gate(self) -> tuple[Gate | None, OpsError | None]:
         try:
@@ -104,7 +131,8 @@ class Desk:
         """Files of `ops/drafts` that `ops/approved` lacks: drafts by id, and what else differs there by path."""
         pending: dict[str, Entry] = {}
         drift: dict[str, str] = {}
-        for inner, (old, new) in diff(self._repo, self._folder(approved), self._folder(drafts)).items():
+        old_folder, new_folder = self._folder(approved), self._folder(drafts)
+        for inner, (old, new) in diff(self._repo, old_folder, new_folder, limit=MOST, depth=3).items():
             path = f"ops/{inner}"
             ulid = ids.ulid_of_path(path)
             if ulid is None:
@@ -141,7 +169,9 @@ class Desk:
         Raises `bad_id`, `unknown_id`, `ambiguous_id`; while the gate is closed what is approved is not looked for.
         """
         given, state = ids.parse(text), self.now
-        found = {*ids.matches(given, state.pending), *ids.matches(given, self.closed_entries)}
+        found: set[str] = set()
+        if given.kind != "a":
+            found = {*ids.matches(given, state.pending), *ids.matches(given, self.closed_entries)}
         if state.gate:
             found |= {
                 *state.ledger.ulids(state.gate.scratch.upto, given.part),

@@ -184,7 +184,7 @@ class Doctor:
         state = self._desk.now
         bad = 0
         for tip in (state.require_gate().tip, state.drafts):
-            for path, entry in files(self._repo, self._repo.commit(tip).tree).items():
+            for path, entry in files(self._repo, self._repo.commit(tip).tree, limit=1_000_000).items():
                 try:
                     self._repo.blob(entry.oid)
                 except OpsError as error:

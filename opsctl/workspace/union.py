@@ -10,7 +10,7 @@ from opsctl.store import DRAFTS, NOTES, TOPICS
 from opsctl.treediff import diff, lookup
 from opsctl.workspace.base import Base
 from opsctl.workspace.clerk import Clerk
-from opsctl.workspace.desk import Desk
+from opsctl.workspace.desk import MOST, Desk
 
 
 class Union:
@@ -57,9 +57,9 @@ class Union:
         base = self._merge_base(ours, theirs)
         base_tree = self._repo.commit(base).tree if base else None
         our_tree, their_tree = self._repo.commit(ours).tree, self._repo.commit(theirs).tree
-        mine = diff(self._repo, base_tree, our_tree)
+        mine = diff(self._repo, base_tree, our_tree, limit=MOST)
         edits: dict[str, Entry | None] = {}
-        for path, (_, new) in diff(self._repo, base_tree, their_tree).items():
+        for path, (_, new) in diff(self._repo, base_tree, their_tree, limit=MOST).items():
             if path not in mine or (mine[path][1] is None and new is not None and path.startswith("ops/")):
                 edits[path] = new
         for path in {*mine, *edits}:
