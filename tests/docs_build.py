@@ -219,10 +219,8 @@ class Stage:
         if who not in self._environ:
             self._person(who)
         state = shlex.quote(str(self.folder / who / ".state"))
-        script = (
-            f"set -a; . {state}\n{command}\n__rc=$?; {{ export -p | grep -v __rc; printf 'cd %q\\n' \"$PWD\"; }} > {state}"
-            "; exit $__rc"
-        )
+        keep = "{ export -p | grep -v __rc; printf 'cd %q\\n' \"$PWD\"; }"
+        script = f"set -a; . {state}\n{command}\n__rc=$?; {keep} > {state}; exit $__rc"
         ours, theirs = pty.openpty()
         process = subprocess.Popen(
             ["bash", "-c", script],
@@ -255,7 +253,9 @@ class Stage:
 
         def old_part(match: re.Match[str]) -> str:
             part = match[0]
-            return next((page[-len(part) :] for ours, page in back.items() if len(ours) == 26 and ours.endswith(part)), part)
+            return next(
+                (page[-len(part) :] for ours, page in back.items() if len(ours) == 26 and ours.endswith(part)), part
+            )
 
         return _PART.sub(old_part, _VOLATILE.sub(old, text))
 

@@ -193,6 +193,7 @@ def main(arguments: list[str]) -> int:
 
 def serve() -> None:
     """Fork a process for each request line; answer with how it ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a child takes interrupts from the moment its command begins
     for line in sys.stdin:
         request = json.loads(line)
         started = time.monotonic()
@@ -229,12 +230,15 @@ def _become(request: dict[str, Any]) -> None:
         os.closerange(3, 64)
         os.chdir(request["cwd"])
         os.environ.update(request["env"])
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         for name, value in request["limits"].items():
             resource.setrlimit(getattr(resource, name), (value, value))
         if "FAULT_STATE" in os.environ:
             ctypes.CDLL(None).fault_arm()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         status = main(request["argv"])
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except KeyboardInterrupt:
+        status = INTERRUPTED
     except BaseException:
         traceback.print_exc()
     finally:
