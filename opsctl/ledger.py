@@ -18,12 +18,16 @@ from opsctl.errors import OpsError
 from opsctl.models import Decision, Signer
 from opsctl.policy import VERSION, Judgement
 
+_LAYOUT = 1
+"""Raised with every change of the tables; a file of another layout is emptied, never understood."""
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (root TEXT, version INTEGER);
 CREATE TABLE IF NOT EXISTS chain (
     position INTEGER PRIMARY KEY, oid TEXT UNIQUE, kind TEXT, ulid TEXT, live INTEGER, data TEXT);
 CREATE INDEX IF NOT EXISTS chain_ulid ON chain (ulid);
 CREATE TABLE IF NOT EXISTS merged (oid TEXT PRIMARY KEY, position INTEGER) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS merged_position ON merged (position);
 CREATE TABLE IF NOT EXISTS cached (name TEXT PRIMARY KEY, data TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS work (ulid TEXT PRIMARY KEY, data TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS worked (oid TEXT PRIMARY KEY) WITHOUT ROWID;
@@ -47,7 +51,9 @@ class Ledger:
             self._prepare()
 
     def _prepare(self) -> None:
-        self._database.executescript(_SCHEMA)
+        if self._database.execute("PRAGMA user_version").fetchone()[0] != _LAYOUT:
+            drops = "".join(f"DROP TABLE IF EXISTS {table};" for table in _TABLES)
+            self._database.executescript(f"{drops}{_SCHEMA}PRAGMA user_version = {_LAYOUT};")
         row = self._database.execute("SELECT root, version FROM about").fetchone()
         if row != (self._root, VERSION):
             self.forget()

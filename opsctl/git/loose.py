@@ -1,14 +1,10 @@
-"""Loose objects by hand: strict bounded reads, and durable writes of many at once.
-
-Reads: libgit2 1.9.7 loops for ever on a truncated loose object, so those files never reach it. Writes: one fsync a
-file and one a folder, issued side by side, cost a third of one after the other. Imports gitobject and errors.
-"""
+"""Loose objects, read by hand: libgit2 1.9.7 loops for ever on a truncated one, so those files never reach it."""
 
 from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from opsctl.errors import OpsError
@@ -94,90 +90,3 @@ def damaged(oid: str, cause: str) -> OpsError:
         cause=cause,
         hint="`opsctl doctor` names what is affected; fetch the object again or restore a backup",
     )
-
-
-def write(objects: Path, staged: Mapping[str, tuple[str, bytes]]) -> None:
-    """Store objects so that they survive a power cut before this returns. Raises `disk`."""
-    try:
-        _write(objects, staged)
-    except OSError as error:
-        raise OpsError(
-            "disk",
-            "objects could not be stored; nothing was changed",
-            cause=f"{error.strerror or error}",
-            hint="make room or mend the permissions, then run the command again",
-        ) from None
-
-
-def _write(objects: Path, staged: Mapping[str, tuple[str, bytes]]) -> None:
-    files: list[tuple[int, Path, Path]] = []
-    try:
-        made = False
-        for oid, (kind, data) in staged.items():
-            target = objects / oid[:2] / oid[2:]
-            if _is_stored(objects, oid, target):
-                continue
-            made = _make(target.parent) or made
-            files.append(_temporary(target, kind, data))
-        _settle(objects, files, made)
-    finally:
-        for descriptor, temporary, _ in files:
-            os.close(descriptor)
-            temporary.unlink(missing_ok=True)
-
-
-def _is_stored(objects: Path, oid: str, target: Path) -> bool:
-    """True for a sound object, whose time is renewed so that a `git gc` that runs now keeps it."""
-    try:
-        if read([os.fspath(objects)], oid, None) is None:
-            return False
-        os.utime(target)
-    except (OpsError, FileNotFoundError):
-        return False
-    return True
-
-
-def _make(folder: Path) -> bool:
-    try:
-        folder.mkdir()
-    except FileExistsError:
-        return False
-    return True
-
-
-def _temporary(target: Path, kind: str, data: bytes) -> tuple[int, Path, Path]:
-    temporary = target.with_name(f"tmp_obj_{os.getpid()}_{target.name[:12]}")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_EXCL | os.O_CLOEXEC, 0o444)
-    try:
-        packed = memoryview(zlib.compress(b"%s %d\0" % (kind.encode(), len(data)) + data, 1))
-        while packed:
-            packed = packed[os.write(descriptor, packed) :]
-    except BaseException:
-        os.close(descriptor)
-        temporary.unlink(missing_ok=True)
-        raise
-    return descriptor, temporary, target
-
-
-def _settle(objects: Path, files: list[tuple[int, Path, Path]], made: bool) -> None:
-    """Bytes to the disk, then names, then the folders that hold the names."""
-    if not files:
-        return
-    from concurrent.futures import ThreadPoolExecutor  # reading must not pay for it
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(os.fsync, [descriptor for descriptor, _, _ in files]))
-        for _, temporary, target in files:
-            temporary.rename(target)
-        homes = {target.parent for _, _, target in files}
-        list(pool.map(sync_folder, [*homes, objects] if made else homes))
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,6 +13,7 @@ import pygit2
 
 from opsctl.errors import OpsError
 from opsctl.git import lock, loose
+from opsctl.git.storing import Writer
 from opsctl.gitobject import BLOB, COMMIT, TREE, Commit, Entry, format_tree, object_id, parse_commit, parse_tree
 
 LEAST_LIBGIT2 = (1, 9, 7)
@@ -41,8 +42,8 @@ class Repo:
         self.common = _common_dir(self.git_dir)
         self.is_bare: bool = self._git.is_bare
         self._odb = self._git.odb
-        self._objects = self.common / "objects"
-        self._loose = [os.fspath(folder) for folder in loose.folders(self._objects)]
+        self._writer = Writer(self.common / "objects")
+        self._loose = [os.fspath(folder) for folder in loose.folders(self.common / "objects")]
         self._staged: dict[str, tuple[str, bytes]] = {}
         self._clock = clock
         self.commit: Callable[[str], Commit] = lru_cache(maxsize=1024)(self._commit)
@@ -98,7 +99,7 @@ class Repo:
 
     def flush(self) -> None:
         """Store all staged objects durably. Raises `disk`."""
-        loose.write(self._objects, self._staged)
+        self._writer.write(self._staged)
         self._staged.clear()
 
     def forget(self) -> None:

@@ -31,6 +31,7 @@ PERSON_S = 90.0
 """Seconds for a signature where a person may have to type a passphrase or touch a key."""
 
 _KEPT = ("HOME", "SSH_AUTH_SOCK", "DISPLAY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR", "LANG", "TERM", "SSH_SK_PROVIDER")
+_SIGN = ("-Y", "sign", "-n", "git")
 _MAKE = "ssh-keygen -t ed25519 -f ~/.ssh/id_ed25519 && git config --global user.signingkey ~/.ssh/id_ed25519.pub"
 
 
@@ -68,27 +69,27 @@ class Signer:
 
     def sign(self, payload: bytes) -> bytes:
         """The armoured signature. Raises `signing_failed`, also when the signer does not answer in time."""
+        if self._needs_passphrase() and not self._program:
+            self._ask_once()
+        if not self._program and self.identity.path and self._agent is None and not self._in_agent():
+            return self._run([program("ssh-keygen"), *_SIGN, "-f", os.fspath(self.identity.path)], payload)
         with tempfile.TemporaryDirectory(prefix="opsctl-") as folder:
+            options = self._key_options(Path(folder))
             if self._program:
-                return self._by_program(self._program, Path(folder), payload)
-            return self._by_keygen(Path(folder), payload)
+                return self._by_program(self._program, Path(folder), options, payload)
+            return self._run([program("ssh-keygen"), *_SIGN, *options], payload)
 
-    def _by_program(self, name: str, folder: Path, payload: bytes) -> bytes:
+    def _by_program(self, name: str, folder: Path, options: list[str], payload: bytes) -> bytes:
         """As git calls it: the data in a file, the signature beside it."""
         buffer = folder / "data"
         buffer.write_bytes(payload)
         command = [os.path.expanduser(name) if os.path.isabs(os.path.expanduser(name)) else program(name)]
-        command += ["-Y", "sign", "-n", "git", *self._key_options(folder), os.fspath(buffer)]
+        command += [*_SIGN, *options, os.fspath(buffer)]
         self._run(command, b"")
         try:
             return (folder / "data.sig").read_bytes()
         except OSError as error:
             raise _failed(f"{name} wrote no signature", str(error)) from None
-
-    def _by_keygen(self, folder: Path, payload: bytes) -> bytes:
-        if self._needs_passphrase():
-            self._ask_once()
-        return self._run([program("ssh-keygen"), "-Y", "sign", "-n", "git", *self._key_options(folder)], payload)
 
     def _key_options(self, folder: Path) -> list[str]:
         """The key file, or the public key with the request to use the agent."""

@@ -79,7 +79,7 @@ class Approvals:
             if outcome:
                 return None
             self._check_text(draft, allow_chars, allow_secrets)
-            tip = self._clerk.topic_of(ulid, self._desk.now.pending[ulid])
+            tip = self._clerk.topic_of(ulid, self._desk.pending_entry(ulid))
             outcome = self._short_of(draft, tip, gate)
             if outcome:
                 return None
@@ -180,7 +180,7 @@ class Approvals:
         raise OpsError("hidden_characters", message, hint=hint, detail={"characters": labels})
 
     def _merge_payload(self, draft: Draft, tip: str, gate: Gate, extra: dict[str, str]) -> bytes:
-        store, entry = self._base.store, self._desk.now.pending[draft.ulid]
+        store, entry = self._base.store, self._desk.pending_entry(draft.ulid)
         trailers = _common("approve", gate, self.me(gate)) | {"Ops-Id": draft.ulid, "Ops-Digest": draft.digest}
         return store.payload(
             tree=store.edit_tree(gate.standing.tree, {draft.path: entry}),
@@ -196,7 +196,7 @@ class Approvals:
         def build() -> Staged:
             draft = self._drafts.require_pending(ulid, "approved")
             check_expected(draft, digest)
-            gate, entry = self._desk.now.require_gate(), self._desk.now.pending[ulid]
+            gate, entry = self._desk.now.require_gate(), self._desk.pending_entry(ulid)
             tip = self._clerk.topic_of(ulid, entry)
             ballot = story.ballot(gate.standing, ulid, digest).trailers()
             trailers = ballot | {"Ops-Vote": "approve", "Ops-Signer": self.me(gate), "Ops-Seen": gate.tip}

@@ -207,6 +207,23 @@ class Desk:
             state.ledger.cache(name, data, instead_of="pending:")
         return drafts
 
+    def entry(self, ulid: str) -> Entry | None:
+        """The file of a pending draft, or None where the id is not pending."""
+        gate, path = self.now.gate, ids.path_of(ulid)
+        if gate is None:
+            return self.now.pending.get(ulid)
+        found = lookup(self._repo, self._repo.commit(self.now.drafts).tree, path)
+        if found is None or found.mode != FILE or gate.scratch.decided(ulid):
+            return None
+        return found if lookup(self._repo, gate.standing.tree, path) is None else None
+
+    def pending_entry(self, ulid: str) -> Entry:
+        """The file of a draft that is pending. Raises `unknown_id`."""
+        found = self.entry(ulid)
+        if found is None:
+            raise unknown(f"d_{ulid}")
+        return found
+
     def closed(self) -> list[Draft]:
         """Drafts that were rejected or failed and are not pruned yet, oldest first."""
         return [self._closed_draft(ulid, entry) for ulid, entry in self.closed_entries.items()]
@@ -222,9 +239,9 @@ class Desk:
 
     def draft(self, ulid: str) -> Draft:
         """One draft in any state. Raises `unknown_id`, or what closes the gate if it may have been decided."""
-        state = self.now
-        if ulid in state.pending:
-            return self._pending_draft(ulid, state.pending[ulid])
+        entry = self.entry(ulid)
+        if entry:
+            return self._pending_draft(ulid, entry)
         if ulid in self.closed_entries:
             return self._closed_draft(ulid, self.closed_entries[ulid])
         decision = self.last_decision(ulid)
@@ -277,7 +294,7 @@ class Desk:
     def story(self, ulid: str) -> Story:
         """The story of a draft in any state."""
         path = ids.path_of(ulid)
-        if ulid in self.now.pending or ulid in self.closed_entries:
+        if self.entry(ulid) or ulid in self.closed_entries:
             return story.read(self._repo, self.topic_tip(ulid), path, self.now.reachable)
         merged = [
             d for d in self.now.ledger.decisions(self.now.require_gate().scratch.upto, ulid=ulid) if d.kind == "approve"

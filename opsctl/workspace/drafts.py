@@ -119,7 +119,7 @@ class Drafts:
 
     def _staged_edit(self, ulid: str, entry: Entry, title: str, allowed: Mapping[str, str]) -> Staged:
         trailers = {"Ops-Kind": "edit", "Ops-Id": ulid, **allowed}
-        parent = self._clerk.topic_of(ulid, self._desk.now.pending[ulid])
+        parent = self._clerk.topic_of(ulid, self._desk.pending_entry(ulid))
         topic = self._clerk.topic_commit(parent, {ids.path_of(ulid): entry}, title, trailers)
         drafts = self._clerk.merge_topic(topic, ulid, entry, title, trailers)
         return Staged(drafts, ulid, topic, "opsctl: edit")
@@ -131,7 +131,7 @@ class Drafts:
 
         def build() -> Staged:
             before = self.require_pending(ulid, "sent back")
-            title, entry = before.document.title, self._desk.now.pending[ulid]
+            title, entry = before.document.title, self._desk.pending_entry(ulid)
             trailers = {"Ops-Kind": "return", "Ops-Id": ulid, "Ops-Reason": reason}
             topic = self._clerk.topic_commit(self._clerk.topic_of(ulid, entry), {}, title, trailers)
             drafts = self._clerk.merge_topic(topic, ulid, entry, title, trailers)
@@ -159,7 +159,7 @@ class Drafts:
         return self._desk.draft(ulid), changed
 
     def _staged_reject(self, before: Draft, reason: str | None) -> Staged:
-        ulid, entry = before.ulid, self._desk.now.pending[before.ulid]
+        ulid, entry = before.ulid, self._desk.pending_entry(before.ulid)
         trailers = {"Ops-Kind": "reject", "Ops-Id": ulid, "Ops-Reason": reason or ""}
         tip = self._desk.topic_tip(ulid)
         parents = (self._desk.now.drafts, *([tip] if tip else []))
