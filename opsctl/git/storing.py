@@ -83,8 +83,10 @@ class Writer:
     def _share(self, work: Callable[[_Item], None], items: Sequence[_Item]) -> None:
         """Do the work on all items with several hands; the first error is raised when all are done."""
         shares = [items[start::_HANDS] for start in range(min(_HANDS, len(items)))]
-        for done in [self._pool.submit(_each, work, share) for share in shares]:
-            done.result()
+        running = [self._pool.submit(_each, work, share) for share in shares]
+        for fault in [done.exception() for done in running]:  # waits for all, so that nothing is written after this
+            if fault:
+                raise fault
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:

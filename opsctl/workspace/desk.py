@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,18 +12,17 @@ from opsctl import ids
 from opsctl.errors import OpsError
 from opsctl.gitobject import FILE, Entry
 from opsctl.ledger import Ledger
-from opsctl.models import Approved, Decision, Document, Draft, RunSettings, Target, Vote
+from opsctl.models import Approved, Decision, Document, Draft, Vote
 from opsctl.store import APPROVED, DRAFTS, TOPICS
 from opsctl.treediff import diff, files, lookup
 from opsctl.workspace import story
 from opsctl.workspace.base import Base, Gate
+from opsctl.workspace.shelf import Shelf
 from opsctl.workspace.story import Story
 from opsctl.workspace.worklog import WorkLog
 
 MOST = 200_000
 """Files that may differ on ops/drafts; a bound on what a stranger's tree can make this process do."""
-
-_CACHE_LIMIT = 8 * 1024 * 1024
 
 
 @dataclass(eq=False)
@@ -197,15 +195,19 @@ class Desk:
     def pending(self) -> list[Draft]:
         """All pending drafts, oldest first. A file that cannot be read as a draft has its fault in `error`."""
         state = self.now
-        name = f"pending:{state.gate.tip}:{state.drafts}" if state.gate else None
-        kept = state.ledger.cached(name) if name else None
+        if state.gate is None:
+            return [self._pending_draft(ulid, entry) for ulid, entry in state.pending.items()]
+        gate = state.gate
+        shelf = Shelf(state.ledger, tip=gate.tip, upto=gate.scratch.upto, policy=gate.policy.digest)
+        kept = shelf.whole(state.drafts)
         if kept is not None:
-            return [_draft_of(row) for row in json.loads(kept)]
-        drafts = [self._pending_draft(ulid, entry) for ulid, entry in state.pending.items()]
-        data = json.dumps([_row_of(draft) for draft in drafts], ensure_ascii=False) if name else ""
-        if name and len(data) < _CACHE_LIMIT:
-            state.ledger.cache(name, data, instead_of="pending:")
-        return drafts
+            return kept
+        described = []
+        for ulid, entry in state.pending.items():
+            topic = self._repo.ref(TOPICS + ulid)
+            described.append((shelf.one(ulid, entry.oid, topic) or self._pending_draft(ulid, entry), topic))
+        shelf.keep(state.drafts, described)
+        return [draft for draft, _ in described]
 
     def entry(self, ulid: str) -> Entry | None:
         """The file of a pending draft, or None where the id is not pending."""
@@ -376,28 +378,3 @@ class Desk:
 def unknown(text: str) -> OpsError:
     """The error for an id that names nothing here."""
     return OpsError("unknown_id", f"no item has the id {text}", hint="`opsctl list --status all` shows what there is")
-
-
-def _row_of(draft: Draft) -> dict[str, object]:
-    row: dict[str, object] = {name: getattr(draft, name) for name in Draft.__slots__}
-    document = {name: getattr(draft.document, name) for name in Document.__slots__}
-    document["target"] = [draft.document.target.base, draft.document.target.branch, draft.document.target.paths]
-    document["run"] = [getattr(draft.document.run, name) for name in RunSettings.__slots__]
-    row["document"] = document
-    row["updated_at"] = draft.updated_at.isoformat()
-    row["votes"] = [[v.principal, v.vote, v.digest, v.fingerprint, v.at.isoformat(), v.reason] for v in draft.votes]
-    return row
-
-
-def _draft_of(row: dict[str, object]) -> Draft:
-    document = dict(row["document"])  # type: ignore[call-overload]
-    base, branch, paths = document["target"]
-    document["target"] = Target(base, branch, tuple(paths))
-    document["run"] = RunSettings(*document["run"])
-    document["labels"] = tuple(document["labels"])
-    votes = tuple(
-        Vote(name, vote, digest, key, datetime.fromisoformat(at), reason)
-        for name, vote, digest, key, at, reason in row["votes"]  # type: ignore[attr-defined]
-    )
-    when = datetime.fromisoformat(str(row["updated_at"]))
-    return Draft(**{**row, "document": Document(**document), "votes": votes, "updated_at": when})  # type: ignore[arg-type]
