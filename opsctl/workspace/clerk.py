@@ -17,7 +17,8 @@ from opsctl.store import APPROVED, DRAFTS, TOPICS, Edits
 from opsctl.treediff import diff, lookup
 from opsctl.violation import Violation
 from opsctl.workspace.base import Base, Gate
-from opsctl.workspace.desk import Desk, Snapshot
+from opsctl.workspace.desk import Desk
+from opsctl.workspace.snapshot import Snapshot
 from opsctl.workspace.story import Story
 
 TRIES = 3

@@ -58,11 +58,14 @@ def _row(draft: Draft, topic: str | None) -> list[Any]:
 
 
 def _draft(row: list[Any]) -> Draft:
-    _, (ulid, title, prompt, labels, *rest), (base, branch, paths), run, facts, revision, votes, reason, error = row
-    document = Document(
-        ulid, title, prompt, tuple(labels), *rest, Target(base, branch, tuple(paths)), RunSettings(*run)
-    )
+    _, parts, (base, branch, paths), run, facts, revision, votes, reason, error = row
+    ulid, title, prompt, labels, provider, model, request, context = parts
+    target, settings = Target(base, branch, tuple(paths)), RunSettings(*run)
+    document = Document(ulid, title, prompt, tuple(labels), provider, model, request, context, target, settings)
     status, digest, blob, path, author, at = facts
-    cast = tuple(Vote(*vote[:4], datetime.fromisoformat(vote[4]), vote[5]) for vote in votes)
-    when = datetime.fromisoformat(at)
+    when, cast = datetime.fromisoformat(at), tuple(_vote(*vote) for vote in votes)
     return Draft(document, status, digest, blob, path, author, when, revision, cast, reason, error)
+
+
+def _vote(principal: str, vote: str, digest: str, fingerprint: str | None, at: str, reason: str | None) -> Vote:
+    return Vote(principal, vote, digest, fingerprint, datetime.fromisoformat(at), reason)
