@@ -25,8 +25,6 @@ from opsctl.workspace.drafts import Filter
 
 PEOPLE = ("bob", "carol")
 
-SLOW_READER = "Ledger.append drops what a faster process remembered past its own rows"
-GAP = "Ledger.append does not check that the row below it is still there, so a gap can stay for good"
 GC_FOLDERS = "loose.write does not make an object folder again that a gc removed as empty"
 PACKED_REFS = "Repo.update does not try again when libgit2 left a packed ref in place because of packed-refs.lock"
 
@@ -287,7 +285,6 @@ class Slow:
         self._thread.join()
 
 
-@pytest.mark.xfail(strict=False, reason=SLOW_READER)
 def test_cc_05_a_slow_reader_takes_nothing_from_what_a_writer_remembers(team: Site) -> None:
     first, second, third = _drafts(team, 3)
     slow = Slow(team, _approved_elsewhere(team, first, second))
@@ -301,7 +298,6 @@ def test_cc_05_a_slow_reader_takes_nothing_from_what_a_writer_remembers(team: Si
         slow.finish()
 
 
-@pytest.mark.xfail(strict=False, reason=GAP)
 def test_cc_05_processes_that_verify_at_once_leave_no_gap_in_what_is_remembered(team: Site) -> None:
     """A slow one remembers an early part in the middle of another's work: nothing may be forgotten for good."""
     ulids = _drafts(team, 5)
