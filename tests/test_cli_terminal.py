@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -85,7 +86,7 @@ def test_review_approves_after_a_and_y(sh: Shell, term: Callable[..., pexpect.sp
     child.expect_exact("[y/N] ")
     child.sendline("y")
     child.expect_exact("signed by alice")
-    assert "0 drafts are pending" in end(child)
+    assert "0 drafts pending" in end(child)
     assert child.exitstatus == 0
     assert sh.json("show", f"a_{ulid}")["approved_by"] == "alice"
 
@@ -108,7 +109,7 @@ def test_review_decides_nothing_by_enter_or_any_other_key(sh: Shell, term: Calla
     for key in ("\r", "\n", " ", "y", "A", "\x1b[A", "\t"):
         press(child, key)
     press(child, "q")
-    assert "1 drafts are pending" in end(child).replace("1 draft is", "1 drafts are")
+    assert "1 draft pending" in end(child)
     assert sh.json("show", ulid)["status"] == "draft"
     assert sh.site.git("rev-list", "--count", "ops/approved") == "1"
 
@@ -206,14 +207,39 @@ def test_cc_01_review_approves_only_the_revision_that_it_showed(sh: Shell, term:
     child.send("a")
     child.expect_exact(f"approve revision {shown}")
     child.sendline("y")
-    child.expect_exact("error: ")
+    child.expect_exact("error:")
     child.expect_exact("is now")
     press(child, "q")
     end(child)
     assert sh.json("show", ulid)["status"] == "draft"
 
 
-@pytest.mark.xfail(strict=False, reason="the draft is read anew after each key and approved without being shown again")
+@pytest.mark.xfail(strict=False, reason="after the refusal the new revision is taken for the one that was shown")
+@pytest.mark.parametrize("first", ["a", "x"])
+def test_cc_01_after_a_refusal_review_shows_the_new_revision_before_it_approves_it(
+    sh: Shell, term: Callable[..., pexpect.spawn], first: str
+) -> None:
+    ulid = sh.draft("Harmless.")
+    child = term("review")
+    child.expect_exact("Harmless.")
+    child.expect_exact("q quit")
+    sh.ok("edit", ulid, "--file", "-", stdin=b"Harmful.")
+    time.sleep(0.05)
+    child.send(first)
+    if first == "x":
+        child.expect_exact("why?")
+        child.sendline("")
+    child.expect_exact("[y/N] ")
+    child.sendline("y")
+    child.expect_exact("is now")
+    press(child, "a")
+    if child.expect_exact(["Harmful.", "[y/N] "]) == 1:
+        child.sendline("y")
+        child.expect_exact(["signed by", "error:"])
+        child.close(force=True)
+    assert sh.json("show", f"d_{ulid}")["status"] == "draft"
+
+
 @pytest.mark.parametrize("key", ["?", "z", "d"])
 def test_cc_01_after_any_other_key_too_review_approves_only_what_it_showed(
     sh: Shell, term: Callable[..., pexpect.spawn], key: str
@@ -382,19 +408,17 @@ def test_trust_asks_before_it_pins(sh: Shell, term: Callable[..., pexpect.spawn]
 
 def test_ap_27_a_passphrase_is_asked_once_for_several_approvals(sh: Shell, term: Callable[..., pexpect.spawn]) -> None:
     key = sh.site.home.key("alice")
-    import subprocess
-
     subprocess.run(["ssh-keygen", "-q", "-p", "-P", "", "-N", "open sesame", "-f", str(key)], check=True)
     found = [sh.draft("One."), sh.draft("Two.")]
     child = term("approve", *found, "--yes")
-    child.expect("passphrase")
+    child.expect_exact("Enter passphrase")
     child.sendline("open sesame")
-    assert "passphrase" not in end(child)
+    assert "Enter passphrase" not in end(child)
     assert child.exitstatus == 0
     assert len(sh.json("list", "--status", "approved")) == 2
     ulid = sh.draft("Three.")
     child = term("approve", ulid, "--yes")
-    child.expect("passphrase")
+    child.expect_exact("Enter passphrase")
     child.sendcontrol("c")
     end(child)
     assert child.exitstatus in (6, 130) or child.signalstatus == signal.SIGINT
@@ -453,11 +477,11 @@ def test_edit_opens_the_whole_document_and_is_bound_to_what_it_opened(
     )
     child = term("edit", ulid, env={"EDITOR": wait})
     for _ in range(200):
-        if (tmp_path / "open").exists():
+        if flag.exists():
             break
         time.sleep(0.05)
     sh.ok("edit", ulid, "--title", "Meanwhile")
-    (tmp_path / "open").unlink()
+    flag.unlink()
     end(child)
     assert child.exitstatus == 4
     assert sh.json("show", ulid)["title"] == "Meanwhile"
@@ -513,7 +537,7 @@ def test_lm_05_colours_on_a_terminal_and_none_in_a_pipe(sh: Shell, term: Callabl
     ulid = sh.draft("Do it.")
     assert "\x1b[" in end(term("list"))
     assert "\x1b[" in end(term("diff", ulid))
-    assert "\x1b[31m" in end(term("show", "!")) or True
+    assert "\x1b[1;31merror:" in end(term("show", "!"))
     for argv in (("list",), ("diff", ulid), ("show", ulid), ("status",)):
         done = sh.site.cli(*argv, env={"TERM": "xterm-256color", "FORCE_COLOR": "1", "CLICOLOR_FORCE": "1"})
         assert "\x1b" not in done.stdout + done.stderr
