@@ -68,11 +68,15 @@ class Pins:
         return next((pin for pin in self._load() if pin.clone == _spelled(common)), None)
 
     def set(self, common: Path, root: str, key: str | None) -> None:
-        """Pin a root for a clone, in place of an earlier pin of the same clone."""
-        with _locked(self.path):
-            rest = [pin for pin in self._load() if pin.clone != _spelled(common)]
-            rows = [*rest, Pin(_spelled(common), root, key)]
-            write_file(self.path, "\n".join(_format(pin) for pin in rows).encode())
+        """Pin a root for a clone, in place of an earlier pin of the same clone. Raises `disk`."""
+        try:
+            with _locked(self.path):
+                rest = [pin for pin in self._load() if pin.clone != _spelled(common)]
+                rows = [*rest, Pin(_spelled(common), root, key)]
+                write_file(self.path, "\n".join(_format(pin) for pin in rows).encode())
+        except OSError as error:
+            hint = "make room, or mend the permissions of your configuration folder"
+            raise OpsError("disk", f"{self.path} could not be written", cause=str(error), hint=hint) from None
 
     def _load(self) -> list[Pin]:
         try:

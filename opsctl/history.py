@@ -36,6 +36,9 @@ class Scratch:
 
     ledger: Ledger
     upto: int
+    at: str | None
+    """The remembered commit at that position."""
+
     ulids: set[str] = field(default_factory=set)
     commits: set[str] = field(default_factory=set)
     chain: list[str] = field(default_factory=list)
@@ -72,7 +75,7 @@ class History:
         ledger stands at `tip`. What is remembered past `tip` stays: another process may be ahead of this one.
         """
         fresh, base = self._fresh(tip)
-        scratch = Scratch(self.ledger, base)
+        scratch = Scratch(self.ledger, base, self.ledger.commit_at(base) if base >= 0 else None)
         standing = self._standing(base) if base >= 0 else None
         pending: list[Judgement] = []
         for done, oid in enumerate(fresh, 1):
@@ -91,7 +94,8 @@ class History:
     def _remember(self, scratch: Scratch, pending: list[Judgement]) -> None:
         """Move judged commits from the scratch sets into the ledger, if it takes them."""
         if pending:
-            self.ledger.append(scratch.upto + 1, pending)
+            self.ledger.append(scratch.upto + 1, pending, after=scratch.at)
+            scratch.at = pending[-1].decision.commit
             scratch.upto += len(pending)
             scratch.ulids.clear()
             scratch.commits.clear()

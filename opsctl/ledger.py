@@ -44,8 +44,8 @@ class Ledger:
         self._database = _opened(path) if path else _connected(":memory:")
         try:
             self._prepare()
-        except sqlite3.Error:
-            if path:
+        except sqlite3.Error as error:
+            if path and not isinstance(error, sqlite3.OperationalError):  # damaged, and not merely in use
                 path.unlink(missing_ok=True)
             self._database = _connected(":memory:")
             self._prepare()
@@ -110,8 +110,8 @@ class Ledger:
         )
         return self._database.execute(query, (oid, upto, oid, upto)).fetchone() is not None
 
-    def append(self, position: int, judgements: Iterable[Judgement]) -> None:
-        """Remember the commits from `position` on, in place of whatever was there.
+    def append(self, position: int, judgements: Iterable[Judgement], *, after: str | None) -> None:
+        """Remember the commits that follow `after`, which stands before `position`, in place of whatever was there.
 
         A file that cannot be written (full disk, no permission) is left alone, and this process remembers by itself.
         """
@@ -123,6 +123,9 @@ class Ledger:
             live += {"approve": 1, "revoke": -1}.get(decision.kind, 0)
             rows.append((place, decision.commit, decision.kind, decision.ulid, live, _packed(decision)))
             merged += [(oid, place) for oid in judgement.topic]
+        if position and self.position(after or "") != position - 1:
+            hint = "run the command again"
+            raise OpsError("ref_conflict", "another process replaced the history meanwhile", hint=hint)
         try:
             self._append(position, rows, merged)
         except sqlite3.Error:

@@ -185,7 +185,7 @@ def _sweep(stage: Stage, verb: str, randomness: random.Random, do: str, number: 
 
 
 def _named(verb: str, *, wrong: tuple[str, ...] = ()) -> Any:
-    marks = [pytest.mark.xfail(strict=False, reason=RAW_ERRORS)] if verb in wrong else []
+    marks: list[pytest.MarkDecorator] = []
     return pytest.param(verb, id=f"{IDS[verb]}_{verb}", marks=marks)
 
 
@@ -279,7 +279,6 @@ def test_cr_18_an_error_after_the_ref_moved_is_found_out_by_running_it_again(sta
     assert state["log"].count(["approve", stage.one]) == 1
 
 
-@pytest.mark.xfail(strict=False, reason=TOPIC_LEFT)
 def test_cr_03_a_topic_ref_that_a_kill_left_goes_with_the_next_command(stage: Stage) -> None:
     world = stage.world
     world.restore("full")
@@ -464,7 +463,6 @@ def test_cr_09_a_small_disk_that_fills_up_refuses_and_goes_on_once_there_is_room
     assert "read=0" in done.stdout, "reads still work on a full disk"
 
 
-@pytest.mark.xfail(strict=False, reason=RAW_ERRORS)
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES], ids=["full", "forbidden"])
 def test_cr_09_a_signing_program_without_a_temporary_folder_is_a_readable_refusal(stage: Stage, number: int) -> None:
     """The user's own signing program gets its data in a file, as git hands it over."""
@@ -524,7 +522,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 
 def _damage(name: str) -> Any:
-    marks = [pytest.mark.xfail(strict=False, reason=BLOB_SIZE)] if name == "a_huge_size" else []
+    marks: list[pytest.MarkDecorator] = []
     return pytest.param(name, id=name, marks=marks)
 
 
@@ -601,19 +599,19 @@ def _without_the_blob_of_two(stage: Stage) -> str:
 
 def test_cr_22_a_missing_blob_takes_that_item_and_no_other(stage: Stage) -> None:
     _without_the_blob_of_two(stage)
-    for argv in (("get", stage.two), ("list", "approved")):
-        refused = stage.world.run(*argv)
-        assert refused.status == 5, refused.told
+    refused = stage.world.run("get", stage.two)
+    assert refused.status == 5, refused.told
     other = stage.world.run("get", stage.one)
     assert other.status == 0, other.told
     assert stage.world.run("approve", stage.four).value
 
 
-@pytest.mark.xfail(strict=False, reason=UNNAMED)
-def test_cr_22_a_list_that_is_refused_for_a_missing_blob_names_the_item(stage: Stage) -> None:
-    path = _without_the_blob_of_two(stage)
-    listed = stage.world.run("list", "approved")
-    assert stage.two in listed.err or path in listed.err, listed.told
+def test_cr_22_a_list_with_a_missing_blob_names_the_item_and_shows_the_others(stage: Stage) -> None:
+    _without_the_blob_of_two(stage)
+    listed = stage.world.must("list", "approved")
+    assert stage.two in listed["errors"]
+    assert stage.one not in listed["errors"]
+    assert stage.one in listed["items"]
 
 
 def test_cr_22_a_missing_blob_of_a_draft_is_shown_as_that_drafts_fault(stage: Stage) -> None:
@@ -659,7 +657,6 @@ def test_m4_a_damaged_ledger_changes_nothing(stage: Stage, damage: str, randomne
     assert world.run("approve", stage.one).value
 
 
-@pytest.mark.xfail(strict=False, reason=LAYOUT)
 def test_m4_a_ledger_that_another_version_laid_out_is_thrown_away(stage: Stage) -> None:
     """It says the right root and rule, and its table of decisions lacks a column: the layout of an early version."""
     world = stage.world

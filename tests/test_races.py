@@ -325,7 +325,7 @@ def test_cc_05_processes_that_verify_at_once_leave_no_gap_in_what_is_remembered(
     [
         "refs/heads/ops/approved.lock",
         "refs/heads/ops/drafts.lock",
-        pytest.param("packed-refs.lock", marks=pytest.mark.xfail(strict=False, reason=PACKED_REFS)),
+        "packed-refs.lock",
     ],
 )
 def test_cc_13_a_stale_ref_lock_of_a_dead_process_is_cleared(site: Site, lock: str) -> None:
@@ -426,9 +426,7 @@ def test_cc_14_a_ref_lock_that_a_live_git_holds_is_never_taken_away(site: Site) 
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize(
-    "command", [pytest.param("gc", marks=pytest.mark.xfail(strict=False, reason=GC_FOLDERS)), "pack-refs"]
-)
+@pytest.mark.parametrize("command", ["gc", "pack-refs"])
 def test_cc_16_git_maintenance_in_a_loop_beside_approvals_loses_nothing(team: Site, command: str) -> None:
     count = 300 if FULL else 60 if command == "pack-refs" else 40
     ulids = _drafts(team, count)
@@ -458,7 +456,6 @@ def test_cc_16_git_maintenance_in_a_loop_beside_approvals_loses_nothing(team: Si
 
 
 @pytest.mark.sweep
-@pytest.mark.xfail(strict=False, reason=GC_FOLDERS)
 def test_cc_16_git_maintenance_beside_drafts_and_edits_loses_nothing(site: Site) -> None:
     count = 60 if FULL else 15
     with residents(_resident(site)) as (alice,):
@@ -484,7 +481,6 @@ def test_cc_16_git_maintenance_beside_drafts_and_edits_loses_nothing(site: Site)
     fsck(site.home, site.path)
 
 
-@pytest.mark.xfail(strict=False, reason=PACKED_REFS)
 def test_cc_16_packed_refs_that_a_live_process_rewrites_are_waited_for(site: Site) -> None:
     """The decision lands before its topic's packed ref can go; that is no error, it only takes a moment."""
     [ulid] = _drafts(site, 1)

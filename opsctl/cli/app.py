@@ -54,7 +54,7 @@ class Group(typer.core.TyperGroup):
     def list_commands(self, ctx: click.core.Context) -> list[str]:
         """The names in the order in which they were registered."""
         del ctx
-        return list(self.commands)
+        return sorted(self.commands, key=lambda name: list(COMMANDS).index(name) if name in COMMANDS else 0)
 
 
 def command(
@@ -76,7 +76,7 @@ def command(
         rows: list[tuple[str, Any, Any]] = [("ctx", typer.Context, inspect.Parameter.empty)]
         rows += [(one.name, hints[one.name], one.default) for one in own]
         if json:
-            rows.append(("as_json", Annotated[bool, typer.Option("--json", help="Print the object as JSON.")], False))
+            rows.append(("as_json", Annotated[bool, typer.Option("--json", help="Print JSON.")], False))
         place = typer.Option("-C", metavar="DIR", help="Work as if started in DIR.", show_default=False)
         rows.append(("directory", Annotated[Path | None, place], None))
         kind = inspect.Parameter.KEYWORD_ONLY
@@ -196,6 +196,9 @@ def _painted(line: str, label: str) -> str:
 
 def _usage(error: click.exceptions.ClickException) -> int:
     context = getattr(error, "ctx", None)
+    if context and type(error).__name__ == "NoArgsIsHelpError":
+        print(context.get_help())
+        return 0
     path = context.command_path if context else "opsctl"
     message = error.format_message().split("\n")[0]
     return report(OpsError("usage", message or "the command is incomplete", hint=f"{path} --help"), as_json=False)

@@ -95,7 +95,7 @@ def tell(session: Session, outcome: Outcome) -> None:
         session.say(
             f"d_{outcome.ulid}: {said}; {len(tally.have)} of {tally.needed}, waiting for {', '.join(tally.waiting_for)}"
         )
-        session.data(f"d_{outcome.ulid}")
+        session.result(f"d_{outcome.ulid}")
         return
     decision = outcome.item.decision
     word = "was approved already" if outcome.already else "approved"

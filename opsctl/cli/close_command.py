@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
         if session.as_json:
             return session.emit(draft_json(draft))
         session.say(f"d_{draft.ulid}: changes asked for")
-        return session.data(f"d_{draft.ulid}")
+        return session.result(f"d_{draft.ulid}")
 
     @command(app, "reject", example="opsctl reject 4F7K --reason 'we do this by hand'", json=True)
     def reject(session: Session, identifier: Id, reason: Reason = None, expect: Expect = None) -> None:
@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
         if session.as_json:
             return session.emit(draft_json(draft))
         session.say(f"d_{draft.ulid}: {'rejected' if changed else 'was rejected already'}")
-        return session.data(f"d_{draft.ulid}")
+        return session.result(f"d_{draft.ulid}")
 
     @command(app, "revoke", example="opsctl revoke a_01JDAZ3N8Q4V5W6X7Y8Z9ABCDE --reason 'found a bug'", json=True)
     def revoke(session: Session, identifier: Id, reason: NeededReason) -> None:
@@ -46,4 +46,4 @@ def register(app: typer.Typer) -> None:
             return session.emit(decision_json(decision))
         word = "revoked" if is_new else f"was revoked already by {decision.signer.principal}"
         session.say(f"a_{decision.ulid}: {word} ({decision.commit[:12]})")
-        return session.data(f"a_{decision.ulid}")
+        return session.result(f"a_{decision.ulid}")

@@ -14,7 +14,11 @@ from opsctl.errors import OpsError
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    group = typer.Typer(help="What opsctl goes by here, and where it comes from.", no_args_is_help=True)
+    group = typer.Typer(
+        help="What opsctl goes by here, and where it comes from.",
+        no_args_is_help=True,
+        epilog="Example: opsctl config show --origin",
+    )
     app.add_typer(group, name="config")
 
     @command(group, "show", example="opsctl config show --origin", json=True)

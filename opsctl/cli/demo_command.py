@@ -164,6 +164,6 @@ def _attack(stage: _Stage, first: str, second: str) -> None:
     stage.run("opsctl verify", good=(5,))
     stage.run(f"opsctl show a_{first}", good=(5,))
     stage.say("nothing approved is served until a person resolves it; doctor names the last good tip and the way back")
-    stage.run("opsctl doctor | grep -A1 'last good tip'")
+    stage.run("opsctl doctor | grep -A1 '^problem  last good tip'")
     stage.run("git update-ref refs/heads/ops/approved ops/approved~1")
     stage.run("opsctl verify")

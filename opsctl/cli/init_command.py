@@ -43,5 +43,4 @@ def register(app: typer.Typer) -> None:
         session.say(f"gate of {made.policy.audience} {word}: root {made.root[:12]}, pinned for this clone")
         session.say(f"you are {made.principal}, with the key {made.fingerprint}")
         session.say("next: opsctl draft 'what an agent should do'")
-        session.data(made.root) if not session.out_is_terminal else None
-        return None
+        return session.result(made.root)

@@ -9,6 +9,7 @@ import typer
 from opsctl import ids
 from opsctl.cli.app import command
 from opsctl.cli.session import Session, age
+from opsctl.errors import EXIT
 from opsctl.models import approved_json, draft_json, utc
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def register(app: typer.Typer) -> None:
         author: Author = None,
         search: Search = None,
         limit: Limit = None,
-    ) -> int | None:
+    ) -> int:
         """List drafts: pending ones by default, oldest first. The short id is enough for every command."""
         from opsctl.workspace.drafts import Filter
 
@@ -44,7 +45,8 @@ def register(app: typer.Typer) -> None:
         fault = workspace.desk.now.fault
         if session.as_json:
             if status == "approved":
-                session.emit([approved_json(workspace.approvals.get(draft.ulid)[0]) for draft in found])
+                sound = [draft.ulid for draft in found if not draft.error]
+                session.emit([approved_json(workspace.approvals.get(ulid)[0]) for ulid in sound])
             else:
                 session.emit([draft_json(draft) for draft in found])
         else:
@@ -55,7 +57,10 @@ def register(app: typer.Typer) -> None:
                 )
         if fault:
             session.say(f"the gate is closed: {fault.message}; `opsctl verify` says more")
-        return None
+        damaged = [draft for draft in found if draft.error and draft.status in ("approved", "revoked")]
+        for draft in damaged:
+            session.say(f"a_{draft.ulid} is damaged: {draft.error}")
+        return EXIT["integrity"] if damaged else 0
 
 
 def _print(session: Session, drafts: list[Draft]) -> None:

@@ -35,5 +35,7 @@ def register(app: typer.Typer) -> None:
             others = [vote.principal for vote in decision.votes if vote != decision.signer]
             who = decision.signer.principal + (f" +{','.join(others)}" if others else "")
             what = f"{decision.subject}{reason}"
-            rows.append([decision.commit[:12], utc(decision.at), who, decision.signer.fingerprint, what])
+            key = decision.signer.fingerprint
+            shown = f"{key[:15]}…" if session.out_is_terminal else key
+            rows.append([decision.commit[:12], utc(decision.at), who, shown, what])
         session.table(columns, rows)

@@ -30,7 +30,7 @@ def complete_id(incomplete: str) -> list[str]:
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="An id, or a unique part.", autocompletion=complete_id)]
 Ids = Annotated[
-    list[str], typer.Argument(metavar="ID...", help="Ids, or unique parts; ID@DIGEST.", autocompletion=complete_id)
+    list[str], typer.Argument(metavar="ID", help="Ids, or unique parts; ID@DIGEST.", autocompletion=complete_id)
 ]
 OptionalId = Annotated[
     str | None, typer.Argument(metavar="[ID]", help="An id, or a unique part.", autocompletion=complete_id)

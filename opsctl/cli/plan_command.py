@@ -17,7 +17,11 @@ _MARKS = {"done": "x", "doing": ">", "blocked": "!", "todo": " "}
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(help="The active plan: tasks that point at approved items.", no_args_is_help=True)
+    group = typer.Typer(
+        help="The active plan: tasks that point at approved items.",
+        no_args_is_help=True,
+        epilog="Example: opsctl plan show",
+    )
     app.add_typer(group, name="plan")
 
     @command(group, "show", example="opsctl plan show", json=True)

@@ -17,7 +17,9 @@ from opsctl.policyfile import LIMIT
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(help="Who may decide what, and how many are needed.", no_args_is_help=True)
+    group = typer.Typer(
+        help="Who may decide what, and how many are needed.", no_args_is_help=True, epilog="Example: opsctl policy show"
+    )
     app.add_typer(group, name="policy")
 
     @command(group, "show", example="opsctl policy show --raw > policy.toml", json=True)

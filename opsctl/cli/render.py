@@ -91,7 +91,7 @@ def warnings(session: Session, content: str, document: Document) -> list[str]:
 
 
 def _body(session: Session, content: str) -> list[str]:
-    lines = text.visible(content).split("\n")
+    lines = text.visible(content).removesuffix("\n").split("\n")
     head = f"---------- {len(lines)} lines, {len(content.encode('utf-8', 'replace')):,} bytes"
     return [session.paint(head, "dim"), *lines, session.paint("----------", "dim")]
 

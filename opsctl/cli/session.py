@@ -74,6 +74,11 @@ class Session:
         """One line of data on stdout, made harmless."""
         print(text.visible(line))
 
+    def result(self, line: str) -> None:
+        """The bare result for a pipe; on a terminal the talk around it says the same."""
+        if not self.out_is_terminal:
+            self.data(line)
+
     def raw_line(self, line: str) -> None:
         """A line that was made harmless before and holds colours."""
         print(line)
@@ -106,7 +111,7 @@ class Session:
         """
         safe = [[text.one_line(cell, 10_000) for cell in row] for row in rows]
         if self.out_is_terminal:
-            self._wide_table(columns, safe)
+            self._wide_table(columns, safe) if safe else None
         else:
             for row in safe:
                 print("\t".join(row))
@@ -118,9 +123,10 @@ class Session:
         from rich.text import Text
 
         table = Table(box=SIMPLE, show_edge=False, pad_edge=False, header_style="bold")
-        for heading in columns:
-            last = heading == list(columns)[-1]
-            table.add_column(heading, no_wrap=True, overflow="ellipsis", ratio=1 if last else None)
+        for place, heading in enumerate(columns):
+            last = place == len(columns) - 1
+            width = None if last else max(text.width(cell) for cell in [heading, *(row[place] for row in rows)])
+            table.add_column(heading, no_wrap=True, overflow="ellipsis", width=width, ratio=1 if last else None)
         styles = list(columns.values())
         for row in rows:
             table.add_row(*(Text(cell, style=style or "") for cell, style in zip(row, styles, strict=True)))

@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
         """Show a draft or an approved item, with everything hidden in it made visible."""
         workspace = session.workspace
         kind, ulid = workspace.desk.resolve(identifier)
-        if kind == "a":
+        if kind == "a" or (kind is None and workspace.desk.is_approved(ulid)):
             item, content = workspace.approvals.get(ulid)
             lines, value = render.approved_lines(session, item, content), approved_json(item)
         else:

@@ -48,5 +48,5 @@ def register(app: typer.Typer) -> None:
                 {"root": gate.standing.root, "tip": gate.tip, "commits": gate.count, "at": utc(workspace.now())}
             )
         else:
-            session.data(gate.standing.root)
+            session.result(gate.standing.root)
             session.say("pinned; next: opsctl status")

@@ -78,10 +78,19 @@ class Repo:
         return self.read(oid, BLOB, limit=BLOB_LIMIT)
 
     def _commit(self, oid: str) -> Commit:
-        return parse_commit(self.read(oid, COMMIT))
+        return parse_commit(self._meta(oid, COMMIT))
 
     def _tree(self, oid: str) -> Mapping[str, Entry]:
-        return parse_tree(self.read(oid, TREE))
+        return parse_tree(self._meta(oid, TREE))
+
+    def _meta(self, oid: str, kind: str) -> bytes:
+        """A commit or tree; one of more than 16 MiB is no honest object."""
+        try:
+            return self.read(oid, kind)
+        except OpsError as error:
+            if error.code != "too_large":
+                raise
+            raise loose.damaged(oid, error.message) from None
 
     def exists(self, oid: str) -> bool:
         """True if the object is there; says nothing about its content."""
@@ -147,24 +156,29 @@ class Repo:
         CC-16). Raises `ref_conflict` when a ref has another value, `lock_busy`, `disk`.
         """
         deadline = self._clock() + wait_s
-        while True:
+        rest = list(updates)
+        while rest:
             try:
-                self._transact(updates, reason)
-                break
+                self._transact(rest, reason)
+                cause = "the new value was not stored"
             except pygit2.GitError as error:
-                held = [path for update in updates if (path := self.common / f"{update.name}.lock").exists()]
-                held += [path for path in (self.common / "packed-refs.lock",) if path.exists()]
-                if not held:
-                    raise _not_moved(updates, str(error)) from None
-                for path in held:
-                    if lock.is_stale(self.common, path):
-                        path.unlink(missing_ok=True)
-                if self._clock() >= deadline:
-                    raise _held(held[0]) from None
-                time.sleep(lock.POLL_S)
-        for update in updates:
-            if self.ref(update.name) != update.new:
-                raise _not_moved(updates, f"{update.name} was not stored")
+                cause = str(error)
+            rest = [update for update in rest if self.ref(update.name) != update.new]
+            if rest:
+                self._wait_for(rest, cause, late=self._clock() >= deadline)
+
+    def _wait_for(self, rest: Sequence[RefUpdate], cause: str, *, late: bool) -> None:
+        """Before another try: what may be in the way goes, or time passes; raises when there is nothing to wait for."""
+        paths = [self.common / f"{update.name}.lock" for update in rest] + [self.common / "packed-refs.lock"]
+        held = [path for path in paths if path.exists()]
+        for path in held:
+            if lock.is_stale(self.common, path):
+                path.unlink(missing_ok=True)
+        if late or not held:
+            raise _held(held[0]) if held else _not_moved(rest, cause)
+        time.sleep(lock.POLL_S)
+        self._git = pygit2.Repository(self._git.path)  # libgit2 1.9.7 keeps a stale view of packed-refs after a failure
+        self._odb = self._git.odb
 
     def _transact(self, updates: Sequence[RefUpdate], reason: str) -> None:
         with self._git.transaction() as transaction:

@@ -73,6 +73,13 @@ class Signer:
             self._ask_once()
         if not self._program and self.identity.path and self._agent is None and not self._in_agent():
             return self._run([program("ssh-keygen"), *_SIGN, "-f", os.fspath(self.identity.path)], payload)
+        try:
+            return self._with_folder(payload)
+        except OSError as error:
+            raise _failed("the temporary folder could not be used", str(error)) from None
+
+    def _with_folder(self, payload: bytes) -> bytes:
+        """Sign where the signer has to be given files."""
         with tempfile.TemporaryDirectory(prefix="opsctl-") as folder:
             options = self._key_options(Path(folder))
             if self._program:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _HANDS = 4
 """Threads that wait for the disk."""
 
+_TRIES = 5
+
 _Staged = tuple[str, tuple[str, bytes]]
 _Item = TypeVar("_Item")
 
@@ -37,7 +39,13 @@ class Writer:
     def write(self, staged: Mapping[str, tuple[str, bytes]]) -> None:
         """Store objects so that they survive a power cut before this returns. Raises `disk`."""
         try:
-            self._write([item for item in staged.items() if not self._is_stored(item[0])])
+            fresh = [item for item in staged.items() if not self._is_stored(item[0])]
+            for _ in range(_TRIES):
+                try:
+                    return self._write(fresh)
+                except FileNotFoundError:
+                    continue  # a `git gc` beside us removed a folder that was empty when it looked (CC-16)
+            self._write(fresh)
         except OSError as error:
             raise OpsError(
                 "disk",

@@ -90,6 +90,8 @@ class Approvals:
         if outcome and outcome.tally and not outcome.already:
             self._vote(ulid, outcome.digest)
         if outcome:
+            if outcome.item:
+                self._clerk.drop_topic(ulid)
             return outcome
         item, _ = self._desk.approved(ulid)
         return Outcome(ulid, item.decision.digest or "", item, None, already=False)

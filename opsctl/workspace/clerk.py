@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from opsctl import document as documents
 from opsctl import ids
 from opsctl.errors import OpsError
 from opsctl.gitobject import Entry
@@ -16,6 +17,7 @@ from opsctl.policyfile import POLICY_PATH, SIGNERS_PATH
 from opsctl.store import APPROVED, DRAFTS, TOPICS, Edits
 from opsctl.treediff import diff, lookup
 from opsctl.violation import Violation
+from opsctl.workspace import story
 from opsctl.workspace.base import Base, Gate
 from opsctl.workspace.desk import Desk
 from opsctl.workspace.snapshot import Snapshot
@@ -164,7 +166,18 @@ class Clerk:
     def point_topic(self, ulid: str, tip: str | None) -> None:
         """Set or remove a topic's ref; it is a cache, so whatever it had is replaced."""
         name = TOPICS + ulid
-        self._store.move(name, self._repo.ref(name), tip, "opsctl: topic")
+        try:
+            self._store.move(name, self._repo.ref(name), tip, "opsctl: topic")
+        except OpsError as error:
+            if tip is not None or error.kind != "environment":
+                raise
+            # the decision stands; `drop_topic` and doctor remove what a lock on packed-refs kept here (CC-13)
+
+    def drop_topic(self, ulid: str) -> None:
+        """Remove the topic of a decided draft, if a crash left it."""
+        if self._repo.ref(TOPICS + ulid) is not None:
+            with self._store.lock():
+                self.point_topic(ulid, None)
 
     # -- decisions ----------------------------------------------------------------------------------------------
 
@@ -241,6 +254,28 @@ class Clerk:
         self._repo.flush()
         self._store.move(DRAFTS, state.drafts, tip, "opsctl: merge ops/approved")
         self._desk.refresh()
+
+    def rebuild_drafts(self) -> int:
+        """Make a lost `ops/drafts` anew: the approved tip, with every topic merged on it. Returns their number."""
+        with self._store.lock():
+            gate = self._desk.refresh().require_gate()
+            tip, count = gate.tip, 0
+            for ref, topic in self._repo.refs(TOPICS).items():
+                ulid = ref.removeprefix(TOPICS)
+                told = (
+                    story.read(self._repo, topic, ids.path_of(ulid), gate.scratch.reachable)
+                    if ids.is_ulid(ulid)
+                    else None
+                )
+                if told and told.final and not gate.scratch.decided(ulid):
+                    title = documents.parse(self._repo.blob(told.final.oid)).title
+                    trailers = {"Ops-Kind": "draft", "Ops-Id": ulid}
+                    tip = self.drafts_commit({told.path: told.final}, (tip, topic), f"draft: {title}", trailers)
+                    count += 1
+            self._repo.flush()
+            self._store.move(DRAFTS, None, tip, "opsctl: doctor")
+            self._desk.refresh()
+        return count
 
     def merged_point(self, gate: Gate, drafts: str) -> str:
         """The newest commit of `ops/approved` that `ops/drafts` contains, found along its first parents."""

@@ -212,6 +212,11 @@ class Desk:
         """The newest decision on an id: its approval or its revocation."""
         return next(self.now.ledger.decisions(self.now.require_gate().scratch.upto, ulid=ulid), None)
 
+    def is_approved(self, ulid: str) -> bool:
+        """True if the id is approved now; False also while the gate is closed."""
+        decision = self.last_decision(ulid) if self.now.gate else None
+        return decision is not None and decision.kind == "approve"
+
     def approved(self, ulid: str) -> tuple[Approved, bytes]:
         """An approved item with its exact bytes, each checked again against what was signed.
 
@@ -235,7 +240,11 @@ class Desk:
                 raise OpsError(
                     "bad_history", f"{path} is not what {decision.commit[:12]} approved", hint="opsctl doctor"
                 )
-        data = self._repo.blob(decision.blob or "")
+        try:
+            data = self._repo.blob(decision.blob or "")
+        except OpsError as fault:
+            message = f"a_{decision.ulid} cannot be read: {fault.message}"
+            raise OpsError("corrupt_object", message, cause=fault.cause, hint=fault.hint) from None
         if documents.digest_of(data) != decision.digest:
             raise OpsError("corrupt_object", f"{path} does not have the digest that was signed", hint="opsctl doctor")
         return data
@@ -317,9 +326,14 @@ class Desk:
 
     def _decided_draft(self, decision: Decision) -> Draft:
         ulid, told = decision.ulid or "", self.story(decision.ulid or "")
-        digest = decision.digest or ""
+        digest, error = decision.digest or "", None
+        try:
+            document = documents.parse(self.signed_bytes(decision))
+        except OpsError as fault:  # one damaged item must not hide the others (CR-22)
+            document, error = Document(ulid, "(unreadable)", ""), fault.message
         return Draft(
-            document=documents.parse(self.signed_bytes(decision)),
+            document=document,
+            error=error,
             status="approved" if decision.kind == "approve" else "revoked",
             digest=digest,
             blob=decision.blob or "",

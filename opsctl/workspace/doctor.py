@@ -122,9 +122,12 @@ class Doctor:
             )
 
     def _drift(self, fix: bool) -> Iterator[Check]:
-        if self._repo.ref(DRAFTS) is None:
-            yield Check("problem", "drafts", "the branch ops/drafts is missing", f"git branch ops/drafts {APPROVED}")
+        if self._repo.ref(DRAFTS) is None and not fix:
+            yield Check("problem", "drafts", "the branch ops/drafts is missing", "opsctl doctor --fix")
             return
+        if self._repo.ref(DRAFTS) is None:
+            count = self._clerk.rebuild_drafts()
+            yield Check("note", "drafts", f"ops/drafts was missing: made anew with {count} drafts from their topics")
         if fix:
             self._clerk.catch_up_drafts()
         drift = self._desk.refresh().drift
@@ -146,6 +149,8 @@ class Doctor:
         return Staged(drafts, None, None, "opsctl: doctor")
 
     def _topics(self, fix: bool) -> Iterator[Check]:
+        if self._repo.ref(DRAFTS) is None:
+            return
         pending = self._desk.now.pending
         for ref in self._repo.refs(TOPICS):
             if ref.removeprefix(TOPICS) not in pending:
@@ -183,7 +188,7 @@ class Doctor:
     def _objects(self, _: bool) -> Iterator[Check]:
         state = self._desk.now
         bad = 0
-        for tip in (state.require_gate().tip, state.drafts):
+        for tip in filter(None, (state.require_gate().tip, state.drafts_tip)):
             for path, entry in files(self._repo, self._repo.commit(tip).tree, limit=1_000_000).items():
                 try:
                     self._repo.blob(entry.oid)

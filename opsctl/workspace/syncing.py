@@ -75,7 +75,6 @@ class Syncing:
         `tell` hears each step in one line.
         """
         remote = remotes.choose(self._base.settings, name)
-        self._clerk.catch_up_drafts()
         received, closed, left = 0, [], []
         for _ in range(TRIES):
             tell(f"fetching from {remote.name}")
@@ -89,7 +88,7 @@ class Syncing:
             pushes = self._pushes(remote)
             if not pushes:
                 break
-            tell(f"pushing {len(pushes)} refs to {remote.name}")
+            tell(f"pushing {len(pushes)} ref{'s' * (len(pushes) > 1)} to {remote.name}")
             refusal = remotes.push(self._git, remote, pushes, prompts=self._base.interactive)
             if refusal is None:
                 self._mirror(remote, pushes)
@@ -138,8 +137,9 @@ class Syncing:
     def _sign_again(self, tell: Callable[[str], None]) -> tuple[list[str], list[str]]:
         """Close the kept decisions on the new tip. Returns what was done, and what a person has to look at."""
         done, left = [], []
-        self._clerk.catch_up_drafts()
         rest = self._kept()
+        if rest:
+            self._clerk.catch_up_drafts()
         while rest:
             one, *rest = rest
             name = f"{one.kind} {f'd_{one.ulid}' if one.ulid else one.commit[:12]}"

@@ -87,5 +87,4 @@ def _finding(error: OpsError) -> Finding:
     finding = error.detail.get("finding")
     if isinstance(finding, Finding):
         return finding
-    tip = error.detail.get("tip")
-    return Finding(str(tip) if tip else None, "rollback" if error.code == "rolled_back" else error.code, error.message)
+    return Finding(None, "rollback" if error.code == "rolled_back" else error.code, error.message)
