@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from opsctl import ids
+from opsctl import ids, toml
 from opsctl.errors import OpsError
 from opsctl.models import Document, RunSettings, Target
 
@@ -123,10 +122,8 @@ def _run(table: Mapping[str, Any]) -> RunSettings:
 
 def _toml(text: str) -> Mapping[str, Any]:
     try:
-        return tomllib.loads(text)
-    except RecursionError:
-        raise _bad("the front matter is nested too deeply") from None
-    except ValueError as error:  # TOMLDecodeError, and integers of thousands of digits
+        return toml.loads(text)
+    except ValueError as error:
         where = _LINE.sub(lambda m: f"(line {int(m[1]) + 1}, column {m[2]})", str(error))
         raise _bad(f"front matter: {where}") from None
 

@@ -106,19 +106,21 @@ def matches(given: GivenId, ulids: Iterable[str]) -> list[str]:
 
 
 def shortest_suffixes(wanted: Iterable[str], everyone: Iterable[str], *, least: int = 4) -> dict[str, str]:
-    """For each wanted ULID the shortest suffix (of `least` letters or more) that is unique among everyone's parts."""
-    neighbours: dict[str, set[str]] = {ulid[-least:]: set() for ulid in wanted}
-    heads: dict[str, set[str]] = {}
+    """For each wanted ULID the shortest suffix (of `least` letters or more) that is no part of another one.
+
+    Everyone includes the wanted.
+    """
+    tails: dict[str, list[str]] = {}
+    heads: dict[str, list[str]] = {}
     for ulid in everyone:
-        if ulid[-least:] in neighbours:
-            neighbours[ulid[-least:]].add(ulid)
-        if ulid[:least] in neighbours:
-            heads.setdefault(ulid[:least], set()).add(ulid)
+        tails.setdefault(ulid[-least:], []).append(ulid)
+        heads.setdefault(ulid[:least], []).append(ulid)
     found = {}
     for ulid in wanted:
-        rivals = (neighbours[ulid[-least:]] | heads.get(ulid[-least:], set())) - {ulid}
         size = least
-        while any(rival.endswith(ulid[-size:]) or rival.startswith(ulid[-size:]) for rival in rivals):
+        while any(other != ulid and other.endswith(ulid[-size:]) for other in tails[ulid[-least:]]) or any(
+            other != ulid and other.startswith(ulid[-size:]) for other in heads.get(ulid[-size:][:least], ())
+        ):
             size += 1
         found[ulid] = ulid[-size:]
     return found

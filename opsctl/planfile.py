@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from dataclasses import dataclass
 from typing import Any
 
-from opsctl import ids
+from opsctl import ids, toml
 from opsctl.errors import OpsError
 
 PLAN_PATH = "plan.toml"
@@ -81,10 +80,8 @@ def _toml(data: bytes) -> Any:
     if len(data) > LIMIT or b"\0" in data:
         raise _bad("the file is larger than 256 KiB or holds a NUL byte")
     try:
-        return tomllib.loads(data.decode())
-    except RecursionError:
-        raise _bad("nested too deeply") from None
-    except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError, integers of thousands of digits
+        return toml.loads(data.decode())
+    except ValueError as error:  # what is no TOML, and what is no UTF-8
         raise _bad(str(error)) from None
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from opsctl import sshsig
+from opsctl import sshsig, toml
 from opsctl.document import EXECUTORS
 from opsctl.errors import OpsError
 from opsctl.models import Policy, Principal, Rule
@@ -101,10 +100,8 @@ def _toml(data: bytes) -> Mapping[str, Any]:
     if len(data) > LIMIT or b"\0" in data:
         raise _bad("the file is larger than 256 KiB or holds a NUL byte")
     try:
-        return tomllib.loads(data.decode())
-    except RecursionError:
-        raise _bad("nested too deeply") from None
-    except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError, integers of thousands of digits
+        return toml.loads(data.decode())
+    except ValueError as error:  # what is no TOML, and what is no UTF-8
         raise _bad(str(error)) from None
 
 

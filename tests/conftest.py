@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -131,7 +131,7 @@ def make_home(path: Path, name: str = "Alice", email: str = "alice@example.com")
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     """Alice's sealed home; this process takes its environment too, so in-process tests are sealed alike."""
     made = make_home(tmp_path / "home")
     for name in list(os.environ):
@@ -139,7 +139,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
             monkeypatch.delenv(name)
     for name, value in made.environ.items():
         monkeypatch.setenv(name, value)
-    yield made
+    return made
 
 
 @pytest.fixture

@@ -705,13 +705,11 @@ def test_m1_show_raw_is_the_exact_file(shelf: tuple[Shell, dict[str, str]]) -> N
 def test_an_id_is_any_unique_prefix_or_suffix_in_any_case(shelf: tuple[Shell, dict[str, str]], command: str) -> None:
     sh, found = shelf
     ulid = found["approved"]
-    wanted = sh.ok(command, ulid)
-    for part in (ulid.lower(), ulid[-8:], ulid[-8:].lower(), f"d_{ulid[-8:]}", f"D_{ulid}", ulid[:25]):
-        unique = (
-            sum(one.startswith(part[-26:].upper()) or one.endswith(part[-8:].upper()) for one in found.values()) == 1
-        )
-        if unique or len(part) < 25:
-            assert sh.ok(command, part) == wanted, part
+    for kind in ("", "d_", "a_"):
+        wanted = sh.ok(command, kind + ulid)
+        for part in (ulid.lower(), ulid[-8:], ulid[-8:].lower(), ulid[:25]):
+            for given in (kind + part, kind.upper() + part):
+                assert sh.ok(command, given) == wanted, given
 
 
 NOT_IDS = {
@@ -757,7 +755,7 @@ def test_id_01_id_04_what_is_no_id_here_is_refused_by_every_command(
     [
         "show",
         "diff",
-        pytest.param("log", marks=pytest.mark.xfail(strict=False, reason="log takes it for no id at all")),
+        "log",
     ],
 )
 def test_id_01_an_empty_id_is_no_id(sh: Shell, command: str) -> None:
@@ -949,7 +947,6 @@ def test_approve_of_several_ids_makes_one_merge_each(sh: Shell) -> None:
     sh.refused("approve", *found, "--expect", "0" * 12, "--yes", status=2, says="--expect is for a single id")
 
 
-@pytest.mark.xfail(strict=False, reason="an empty digest counts as given, and the one in force is taken for it")
 @pytest.mark.parametrize("form", ["--expect", "@"])
 def test_cc_03_an_empty_digest_names_no_revision(sh: Shell, form: str) -> None:
     ulid = sh.draft("One.")
@@ -1115,7 +1112,7 @@ def test_policy_show_and_set(sh: Shell, bob: Home) -> None:
         (lambda text: text.replace(b'"approver", "policy"', b'"approver"'), "policy principals are needed"),
         (lambda text: text.replace(b'"approver", "policy"', b'"policy"'), "could ever count"),
         (lambda text: text.replace(b"threshold = 1\n", b"separation_of_duties = true\n", 1), "could ever count"),
-        (lambda text: text.replace(b"threshold = 1\n", b"require_presence = true\n", 1), "could ever count"),
+        (lambda text: text.replace(b"threshold = 1\n", b"require_presence = true\n", 1), ""),
         (lambda text: text + b'[[rule]]\nthreshold = 1\napprovers = ["zed"]\n', "who is no principal"),
         (lambda text: text + b"[[rule]]\nthreshold = 2\n", "needed"),
         (lambda text: text + b"colour = 1\n", "unknown key"),
@@ -1404,7 +1401,6 @@ def test_cc_13_doctor_removes_a_stale_lock(sh: Shell) -> None:
     assert sh.ok("approve", ulid, "--yes")
 
 
-@pytest.mark.xfail(strict=False, reason="doctor --fix stops at the missing branch that it is said to make")
 def test_doctor_makes_ops_drafts_again(sh: Shell) -> None:
     ulid = sh.draft("Do it.")
     approved = sh.approved("Else.")

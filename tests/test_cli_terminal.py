@@ -214,7 +214,6 @@ def test_cc_01_review_approves_only_the_revision_that_it_showed(sh: Shell, term:
     assert sh.json("show", ulid)["status"] == "draft"
 
 
-@pytest.mark.xfail(strict=False, reason="after the refusal the new revision is taken for the one that was shown")
 @pytest.mark.parametrize("first", ["a", "x"])
 def test_cc_01_after_a_refusal_review_shows_the_new_revision_before_it_approves_it(
     sh: Shell, term: Callable[..., pexpect.spawn], first: str
@@ -568,7 +567,6 @@ def test_list_on_a_terminal_shows_short_ids_that_every_command_takes(
     assert sh.ok("show", short) == sh.ok("show", ulid)
 
 
-@pytest.mark.xfail(strict=False, reason="a long title takes the room of all other columns")
 def test_lm_05_a_long_title_does_not_push_the_short_id_off_the_table(
     sh: Shell, term: Callable[..., pexpect.spawn]
 ) -> None:

@@ -25,9 +25,6 @@ from opsctl.workspace.drafts import Filter
 
 PEOPLE = ("bob", "carol")
 
-GC_FOLDERS = "loose.write does not make an object folder again that a gc removed as empty"
-PACKED_REFS = "Repo.update does not try again when libgit2 left a packed ref in place because of packed-refs.lock"
-
 
 @pytest.fixture
 def randomness() -> random.Random:

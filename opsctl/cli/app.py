@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
 import os
 import sys
 import typing
@@ -142,9 +144,7 @@ def _needed(arguments: Sequence[str]) -> list[str] | None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line. Returns the exit status; an error is told in at most three lines."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # LANG=C must not turn a name into a traceback
+    _settle_streams()
     try:
         status = build(_needed(arguments))(list(arguments), prog_name=_program(), standalone_mode=False)
         sys.stdout.flush()
@@ -155,16 +155,35 @@ def run(arguments: Sequence[str]) -> int:
         print("\ninterrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_stdout()
         return 141
+    except SystemExit as ended:  # typer leaves with 1 when the reader of a pipe is gone
+        _give_up_stdout()
+        return 141 if ended.code == 1 else int(ended.code or 0)
     except OpsError as error:
         return report(error, as_json="--json" in arguments)
     except RecursionError:
         return report(OpsError("bad_input", "the input is nested too deeply"), as_json=False)
     except OSError as error:
+        _give_up_stdout()
         return report(_from_os(error), as_json=False)
     except Exception as error:
         return _bug(error)
+
+
+def _settle_streams() -> None:
+    """Closed streams become the null device, and LANG=C must not turn a name into a traceback."""
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  it lives as long as we do
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _give_up_stdout() -> None:
+    """Nobody reads stdout, or it takes no more: what is still buffered must not be tried again at the end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _program() -> str:

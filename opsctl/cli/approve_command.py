@@ -75,7 +75,7 @@ def _named(session: Session, argument: str, expect: str | None, yes: bool) -> tu
             f"d_{ulid} had {draft.revision} revisions; --yes needs the one that you read",
             hint=f"opsctl show {ulid[-8:]}, then: opsctl approve {ulid[-8:]} --yes --expect {short(draft.digest)}",
         )
-    return draft, wanted or draft.digest
+    return draft, draft.digest if wanted is None else wanted
 
 
 def _agreed(session: Session, draft: Draft) -> bool:

@@ -11,6 +11,7 @@ from opsctl.cli import render
 from opsctl.cli.app import command
 from opsctl.cli.options import OptionalId
 from opsctl.cli.session import Session
+from opsctl.errors import OpsError
 
 if TYPE_CHECKING:
     from opsctl.workspace import Workspace
@@ -46,11 +47,15 @@ _Pair = tuple[str, str | None, str, str, str]
 
 def _against_nothing(workspace: Workspace, ulid: str) -> _Pair:
     draft = workspace.drafts.get(ulid)
-    return render.named(draft), None, draft.digest, "", _text(workspace, draft.blob)
+    new = _text(workspace, draft.blob) if draft.digest else f"({draft.error})\n"
+    return render.named(draft), None, draft.digest, "", new
 
 
 def _last_change(workspace: Workspace, ulid: str) -> _Pair:
     """The last two revisions; a draft with one is shown against nothing."""
+    draft = workspace.drafts.get(ulid)
+    if not draft.digest:
+        raise OpsError("bad_document", draft.error or "it cannot be read", hint=f"opsctl reject d_{ulid}")
     revisions = workspace.drafts.revisions(ulid)
     if len(revisions) < 2:
         return _against_nothing(workspace, ulid)

@@ -25,7 +25,11 @@ def complete_id(incomplete: str) -> list[str]:
     prefix, part = (incomplete[:2], incomplete[2:]) if incomplete[:2] in ("d_", "a_") else ("", incomplete)
     names = (_FILE.fullmatch(name) for name in done.stdout.decode("utf-8", "replace").split("\0"))
     found = [match[1] for match in names if match]
-    return [prefix + ulid for ulid in reversed(found) if ulid.startswith(part.upper())][:50]
+    return [
+        prefix + ulid
+        for ulid in reversed(found)
+        if ulid.startswith(part.upper()) or (part and ulid.endswith(part.upper()))
+    ][:50]
 
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="An id, or a unique part.", autocompletion=complete_id)]

@@ -94,11 +94,22 @@ class _Sitting:
         whole = keys.page(render.draft_lines(self._session, draft, self._drafts.content(draft)))
         if self._before and self._before[0] != draft.digest:
             self._session.say("it changed since you last looked; d shows how")
-        self._whole = whole
+        self._whole, self._shown = whole, draft.digest
         self._seen.remember(draft)
+
+    def _is_shown(self, draft: Draft) -> bool:
+        """True if this very revision was shown; another one is shown first, and nothing is decided on it yet."""
+        if draft.digest == self._shown:
+            return True
+        self._session.say("it changed meanwhile; this is the new revision")
+        self._before = None
+        self._show(draft)
+        return False
 
     def approve(self, draft: Draft) -> bool:
         """Sign the revision that was shown to its end."""
+        if not self._is_shown(draft):
+            return False
         if not self._whole:
             self._session.say("read it to the end first (v shows it again)")
             return False
@@ -120,6 +131,8 @@ class _Sitting:
 
     def reject(self, draft: Draft) -> bool:
         """Close it."""
+        if not self._is_shown(draft):
+            return False
         reason = self._session.ask("why? (may be empty)")
         if not self._session.confirm("reject it?"):
             return False

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,21 +118,23 @@ class Session:
                 print("\t".join(row))
 
     def _wide_table(self, columns: Mapping[str, str | None], rows: list[list[str]]) -> None:
-        from rich.box import SIMPLE
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=SIMPLE, show_edge=False, pad_edge=False, header_style="bold")
-        for place, heading in enumerate(columns):
-            last = place == len(columns) - 1
-            width = None if last else max(text.width(cell) for cell in [heading, *(row[place] for row in rows)])
-            table.add_column(heading, no_wrap=True, overflow="ellipsis", width=width, ratio=1 if last else None)
-        styles = list(columns.values())
+        """Aligned columns; only the last gives way to the width of the terminal. A narrow one shows first and last."""
+        room = shutil.get_terminal_size().columns
+        headings, colours = list(columns), list(columns.values())
+        widths = _widths([headings, *rows])
+        if sum(widths[:-1]) + 2 * len(widths) + 8 > room:
+            headings, colours = [headings[0], headings[-1]], [colours[0], colours[-1]]
+            rows = [[row[0], row[-1]] for row in rows]
+            widths = _widths([headings, *rows])
+        widths[-1] = max(1, room - sum(widths[:-1]) - 2 * (len(widths) - 1))
+        self._row(headings, widths, ["bold"] * len(headings))
         for row in rows:
-            table.add_row(*(Text(cell, style=style or "") for cell, style in zip(row, styles, strict=True)))
-        console = Console(no_color=not self.colours, highlight=False)
-        console.print(table)
+            self._row(row, widths, colours)
+
+    def _row(self, row: list[str], widths: list[int], colours: Sequence[str | None]) -> None:
+        cells = [text.cut(cell, size) for cell, size in zip(row, widths, strict=True)]
+        cells[:-1] = [cell + " " * (size - text.width(cell)) for cell, size in zip(cells, widths[:-1], strict=False)]
+        print("  ".join(self.paint(cell, hue) if hue else cell for cell, hue in zip(cells, colours, strict=True)))
 
     # -- the person ---------------------------------------------------------------------------------------------
 
@@ -153,6 +156,10 @@ class Session:
         """Refuse where nobody can answer."""
         if not self.person_is_here:
             raise OpsError("needs_confirmation", f"{what} needs a person at a terminal", hint=instead)
+
+
+def _widths(rows: list[list[str]]) -> list[int]:
+    return [max(text.width(cell) for cell in column) for column in zip(*rows, strict=True)]
 
 
 def now() -> datetime:

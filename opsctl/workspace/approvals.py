@@ -74,6 +74,9 @@ class Approvals:
         def make(gate: Gate) -> Decided | None:
             nonlocal outcome
             draft = self._desk.draft(ulid)
+            if draft.status == "draft" and draft.error:
+                hint = f"mend it with `opsctl edit d_{ulid}`, or reject it"
+                raise OpsError("bad_document", draft.error, hint=hint)
             check_expected(draft, expect)
             outcome = self._decided_before(draft)
             if outcome:
@@ -148,9 +151,6 @@ class Approvals:
 
     def _check_text(self, draft: Draft, allow_chars: frozenset[int], allow_secrets: frozenset[str]) -> None:
         """Refuse text that cannot be read for what it is. The digest is of the file, so the whole file is judged."""
-        if draft.error:
-            hint = f"mend it with `opsctl edit d_{draft.ulid}`, or reject it"
-            raise OpsError("bad_document", draft.error, hint=hint)
         content = self._repo.blob(draft.blob).decode()
         self._check_hidden(draft, content, allow_chars)
         allowed = allow_secrets | self._desk.story(draft.ulid).allowed_secrets()

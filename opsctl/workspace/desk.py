@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from functools import cached_property, partial
 
@@ -303,8 +304,10 @@ class Desk:
             document = documents.parse(data)
         except OpsError as fault:
             return Document(ulid, "(unreadable)", data.decode("utf-8", "replace")), digest, fault.message
-        said = None if document.ulid == ulid else f"the file says it is d_{document.ulid}, its path says d_{ulid}"
-        return document, digest, said
+        if document.ulid != ulid:
+            said = f"the file says it is d_{document.ulid}, its path says d_{ulid}"
+            return replace(document, ulid=ulid), digest, said
+        return document, digest, None
 
     def _closed_draft(self, ulid: str, entry: Entry) -> Draft:
         event = self.work.event(ulid) if self.now.gate else None
