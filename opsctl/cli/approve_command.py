@@ -97,13 +97,12 @@ def tell(session: Session, outcome: Outcome) -> None:
         )
         session.result(f"d_{outcome.ulid}")
         return
-    decision = outcome.item.decision
+    decision, name = outcome.item.decision, f"a_{outcome.ulid}"
     word = "was approved already" if outcome.already else "approved"
-    session.data(f"a_{outcome.ulid}")
-    session.say(
-        f"{word}: {decision.commit[:12]}, signed by {decision.signer.principal} with {decision.signer.fingerprint}"
-    )
-    session.say(f"next: opsctl run a_{outcome.ulid}")
+    who = f"{decision.signer.principal} with {decision.signer.fingerprint}"
+    session.result(name)
+    session.say(f"{name} {word}: {decision.commit[:12]}, signed by {who}")
+    session.say(f"next: opsctl run {name}")
 
 
 def _json(session: Session, outcome: Outcome) -> dict[str, object]:

@@ -60,9 +60,10 @@ def _sign(session: Session, data: bytes, reason: str | None) -> None:
     policy, decision = session.workspace.governing.set_policy(data, reason=reason)
     if session.as_json:
         return session.emit(policy_json(policy) | {"commit": decision.commit if decision else None})
-    return session.say(
-        f"epoch {policy.epoch}: " + (f"signed as {decision.commit[:12]}" if decision else "nothing changed")
-    )
+    session.say(f"epoch {policy.epoch}: " + (f"signed as {decision.commit[:12]}" if decision else "nothing changed"))
+    if decision and policy.highest_threshold > 1:
+        session.say(f"from now on a change of the policy needs {policy.highest_threshold} signatures")
+    return None
 
 
 def policy_json(policy: Policy) -> dict[str, object]:

@@ -11,7 +11,7 @@ from opsctl.quorum import Quorum
 from opsctl.topic import Topic
 from opsctl.workspace import story
 from opsctl.workspace.base import Base, Gate
-from opsctl.workspace.clerk import Clerk, Decided, Staged, already
+from opsctl.workspace.clerk import Clerk, Decided, Staged, already, decision_trailers
 from opsctl.workspace.desk import Desk
 from opsctl.workspace.drafts import Drafts, check_expected
 
@@ -183,7 +183,10 @@ class Approvals:
 
     def _merge_payload(self, draft: Draft, tip: str, gate: Gate, extra: dict[str, str]) -> bytes:
         store, entry = self._base.store, self._desk.pending_entry(draft.ulid)
-        trailers = _common("approve", gate, self.me(gate)) | {"Ops-Id": draft.ulid, "Ops-Digest": draft.digest}
+        trailers = decision_trailers("approve", gate, self.me(gate)) | {
+            "Ops-Id": draft.ulid,
+            "Ops-Digest": draft.digest,
+        }
         return store.payload(
             tree=store.edit_tree(gate.standing.tree, {draft.path: entry}),
             parents=(gate.tip, tip),
@@ -229,7 +232,7 @@ class Approvals:
                 return None
             before = None
             item, _ = self._desk.approved(ulid)
-            trailers = _common("revoke", gate, self.me(gate)) | {"Ops-Id": ulid, "Ops-Reason": reason}
+            trailers = decision_trailers("revoke", gate, self.me(gate)) | {"Ops-Id": ulid, "Ops-Reason": reason}
             payload = self._base.store.payload(
                 tree=self._base.store.edit_tree(gate.standing.tree, {ids.path_of(ulid): None}),
                 parents=(gate.tip,),
@@ -246,12 +249,6 @@ class Approvals:
             hint = f"reject it instead: opsctl reject d_{ulid}"
             raise OpsError("not_approved", f"d_{ulid} is not approved, so it cannot be revoked", hint=hint)
         return before, False
-
-
-def _common(kind: str, gate: Gate, me: str) -> dict[str, str]:
-    """The trailers that every decision carries."""
-    epoch, root = str(gate.policy.epoch), gate.standing.root
-    return {"Ops-Kind": kind, "Ops-Epoch": epoch, "Ops-Signer": me, "Ops-Repo": root}
 
 
 def _values(document: Document) -> list[str]:

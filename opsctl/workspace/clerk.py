@@ -325,6 +325,12 @@ _REFUSALS = {
 }
 
 
+def decision_trailers(kind: str, gate: Gate, signer: str) -> dict[str, str]:
+    """The trailers that every decision under the policy in force carries."""
+    epoch, root = str(gate.policy.epoch), gate.standing.root
+    return {"Ops-Kind": kind, "Ops-Epoch": epoch, "Ops-Signer": signer, "Ops-Repo": root}
+
+
 def refusal(fault: Violation) -> OpsError:
     """The trust rule's no to a decision that is about to be made."""
     hint = "`opsctl policy show` says who may sign what; `opsctl doctor` which key is used here"

@@ -11,9 +11,9 @@ from opsctl.models import Decision, Policy
 from opsctl.planfile import PLAN_PATH, Plan
 from opsctl.policyfile import POLICY_PATH, SIGNERS_PATH
 from opsctl.treediff import lookup
-from opsctl.workspace.approvals import Approvals, _common
+from opsctl.workspace.approvals import Approvals
 from opsctl.workspace.base import Base, Gate
-from opsctl.workspace.clerk import Clerk, Decided
+from opsctl.workspace.clerk import Clerk, Decided, decision_trailers
 from opsctl.workspace.desk import Desk
 
 _EPOCH = re.compile(rb"^epoch\s*=\s*\d+", re.MULTILINE)
@@ -70,7 +70,7 @@ class Governing:
             tree = store.edit_tree(gate.standing.tree, edits)
             if tree == gate.standing.tree:
                 return None
-            trailers = _common(kind, gate, self._approvals.me(gate)) | {"Ops-Reason": reason or ""}
+            trailers = decision_trailers(kind, gate, self._approvals.me(gate)) | {"Ops-Reason": reason or ""}
             if kind == "policy":
                 trailers["Ops-Epoch"] = str(gate.policy.epoch + 1)
             payload = store.payload(
