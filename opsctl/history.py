@@ -113,6 +113,8 @@ class History:
         except MalformedObject as error:
             finding = Finding(oid, "form", str(error))
         except OpsError as error:
+            if error.kind == "environment":
+                raise
             finding = Finding(oid, "object", f"{error.message}{f' ({error.cause})' if error.cause else ''}")
         self._remember(scratch, pending)
         raise BrokenHistory(finding, before.tip if before else None)
@@ -134,6 +136,8 @@ class History:
         except MalformedObject as error:
             raise BrokenHistory(Finding(oid, "form", str(error)), None) from None
         except OpsError as error:
+            if error.kind == "environment":
+                raise
             message = f"history incomplete: {error.message}"
             raise BrokenHistory(Finding(oid, "history", message), None) from None
         if not parents:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -41,25 +41,54 @@ class Ledger:
     def __init__(self, path: Path | None, root: str) -> None:
         """Open the memory at `path`; None, or a file that cannot be used, keeps it in this process only."""
         self._root = root
+        self._path = path
         self._database = _opened(path) if path else _connected(":memory:")
         try:
             self._prepare()
-        except sqlite3.Error as error:
-            if path and not isinstance(error, sqlite3.OperationalError):  # damaged, and not merely in use
-                path.unlink(missing_ok=True)
+        except (sqlite3.Error, OpsError) as error:
+            if not isinstance(error, sqlite3.OperationalError):  # damaged, and not merely in use
+                self._remove()
             self._database = _connected(":memory:")
             self._prepare()
+
+    def _rows(self, query: str, values: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:
+        """The rows of a query. A damaged file is removed and the command refused: the next one verifies anew."""
+        try:
+            yield from self._database.execute(query, values)
+        except sqlite3.OperationalError as error:
+            raise OpsError("lock_busy", "the verification memory is in use", cause=str(error)) from None
+        except sqlite3.DatabaseError as error:
+            self._remove()
+            message = "the verification memory was damaged and is removed; nothing else is lost"
+            raise OpsError("disk", message, cause=str(error), hint="run the command again") from None
+
+    def _first(self, query: str, values: Sequence[object] = ()) -> tuple[Any, ...] | None:
+        return next(self._rows(query, values), None)
+
+    def _remove(self) -> None:
+        self._database.close()
+        if self._path:
+            for ending in ("", "-wal", "-shm"):
+                self._path.with_name(self._path.name + ending).unlink(missing_ok=True)
 
     def _prepare(self) -> None:
         if self._database.execute("PRAGMA user_version").fetchone()[0] != _LAYOUT:
             drops = "".join(f"DROP TABLE IF EXISTS {table};" for table in _TABLES)
             self._database.executescript(f"{drops}{_SCHEMA}PRAGMA user_version = {_LAYOUT};")
-        row = self._database.execute("SELECT root, version FROM about").fetchone()
+        row = self._first("SELECT root, version FROM about")
         if row != (self._root, VERSION):
-            self.forget()
+            self._empty()
 
     def forget(self) -> None:
-        """Drop everything that was remembered."""
+        """Drop everything that was remembered. A damaged file is removed and made anew."""
+        try:
+            self._empty()
+        except sqlite3.DatabaseError:
+            self._remove()
+            self._database = _opened(self._path) if self._path else _connected(":memory:")
+            self._prepare()
+
+    def _empty(self) -> None:
         with self._writing():
             for table in _TABLES:
                 self._database.execute(f"DELETE FROM {table}")  # noqa: S608  the names are the literals above
@@ -80,27 +109,31 @@ class Ledger:
     @property
     def count(self) -> int:
         """How many commits of the chain are remembered."""
-        return int(self._database.execute("SELECT coalesce(max(position) + 1, 0) FROM chain").fetchone()[0])
+        row = self._first("SELECT coalesce(max(position) + 1, 0) FROM chain")
+        return int(row[0]) if row else 0
 
     def position(self, oid: str) -> int | None:
         """Where a commit stands in the chain, or None."""
-        row = self._database.execute("SELECT position FROM chain WHERE oid = ?", (oid,)).fetchone()
+        row = self._first("SELECT position FROM chain WHERE oid = ?", (oid,))
         return int(row[0]) if row else None
 
     def commit_at(self, position: int) -> str:
         """The commit at a position that is remembered."""
-        row = self._database.execute("SELECT oid FROM chain WHERE position = ?", (position,)).fetchone()
+        row = self._first("SELECT oid FROM chain WHERE position = ?", (position,))
+        if row is None:
+            hint = "run the command again"
+            raise OpsError("ref_conflict", "another process replaced the history meanwhile", hint=hint)
         return str(row[0])
 
     def live(self, position: int) -> int:
         """How many items are approved, and not revoked, after the commit at a position."""
-        row = self._database.execute("SELECT live FROM chain WHERE position = ?", (position,)).fetchone()
+        row = self._first("SELECT live FROM chain WHERE position = ?", (position,))
         return int(row[0]) if row else 0
 
     def decided(self, ulid: str, upto: int) -> bool:
         """True if a commit up to this position approved the id."""
         query = "SELECT 1 FROM chain WHERE ulid = ? AND kind = 'approve' AND position <= ?"
-        return self._database.execute(query, (ulid, upto)).fetchone() is not None
+        return self._first(query, (ulid, upto)) is not None
 
     def reachable(self, oid: str, upto: int) -> bool:
         """True if a commit is on the chain, or merged into it, up to this position."""
@@ -108,7 +141,7 @@ class Ledger:
             "SELECT 1 FROM chain WHERE oid = ? AND position <= ? "
             "UNION ALL SELECT 1 FROM merged WHERE oid = ? AND position <= ?"
         )
-        return self._database.execute(query, (oid, upto, oid, upto)).fetchone() is not None
+        return self._first(query, (oid, upto, oid, upto)) is not None
 
     def append(self, position: int, judgements: Iterable[Judgement], *, after: str | None) -> None:
         """Remember the commits that follow `after`, which stands before `position`, in place of whatever was there.
@@ -158,7 +191,7 @@ class Ledger:
         order = "DESC" if newest_first else "ASC"
         where, values = ("AND ulid = ?", (upto, ulid)) if ulid else ("", (upto,))
         query = f"SELECT data FROM chain WHERE position <= ? {where} ORDER BY position {order}"  # noqa: S608
-        for (data,) in self._database.execute(query, values):
+        for (data,) in self._rows(query, values):
             yield _unpacked(data)
 
     def ulids(self, upto: int, part: str | None = None) -> list[str]:
@@ -167,13 +200,13 @@ class Ledger:
         if part:
             query += " AND (ulid LIKE ? OR ulid LIKE ?)"
             values += [f"{part}%", f"%{part}"]
-        return [row[0] for row in self._database.execute(query, values)]
+        return [row[0] for row in self._rows(query, values)]
 
     # -- caches keyed by content --------------------------------------------------------------------------------
 
     def cached(self, name: str) -> str | None:
         """A remembered value, named by the object ids that it follows from."""
-        row = self._database.execute("SELECT data FROM cached WHERE name = ?", (name,)).fetchone()
+        row = self._first("SELECT data FROM cached WHERE name = ?", (name,))
         return row[0] if row else None
 
     def cache(self, name: str, data: str, *, instead_of: str) -> None:
@@ -187,11 +220,11 @@ class Ledger:
 
     def worked(self, oid: str) -> bool:
         """True if a commit of ops/drafts was taken into the work log."""
-        return self._database.execute("SELECT 1 FROM worked WHERE oid = ?", (oid,)).fetchone() is not None
+        return self._first("SELECT 1 FROM worked WHERE oid = ?", (oid,)) is not None
 
     def work(self, ulid: str) -> dict[str, Any] | None:
         """The last event of an id on ops/drafts."""
-        row = self._database.execute("SELECT data FROM work WHERE ulid = ?", (ulid,)).fetchone()
+        row = self._first("SELECT data FROM work WHERE ulid = ?", (ulid,))
         found: dict[str, Any] | None = json.loads(row[0]) if row else None
         return found
 

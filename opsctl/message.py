@@ -33,13 +33,12 @@ class MalformedMessage(ValueError):
     """The last paragraph has `Ops-` lines that two readers could take differently."""
 
 
-def format_message(subject: str, trailers: Mapping[str, str], *, body: str = "") -> str:
+def format_message(subject: str, trailers: Mapping[str, str]) -> str:
     """A message whose last paragraph is the trailers; every value is folded to one line."""
     rows = [f"{name}: {one_line(trailers[name])}" for name in TRAILERS if trailers.get(name)]
     text = one_line(subject)
     short = text if len(text) <= _SUBJECT_LIMIT else text[: _SUBJECT_LIMIT - 1] + "…"
-    paragraphs = [short, body.strip(), "\n".join(rows)]
-    return "\n\n".join(part for part in paragraphs if part) + "\n"
+    return "\n\n".join(part for part in (short, "\n".join(rows)) if part) + "\n"
 
 
 def one_line(text: str) -> str:

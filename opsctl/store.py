@@ -15,7 +15,6 @@ APPROVED = "refs/heads/ops/approved"
 DRAFTS = "refs/heads/ops/drafts"
 TOPICS = "refs/ops/topics/"
 NOTES = "refs/notes/ops/"
-REMOTES = "refs/opsctl/"
 
 Edits = Mapping[str, Entry | None]
 """Files by path; None deletes."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from opsctl.gitobject import FILE, Commit, Entry, MalformedObject
-from opsctl.treediff import TooManyChanges, diff, lookup
+from opsctl.treediff import TooManyChanges, diff
 from opsctl.violation import Violation
 
 LIMIT = 10_000
@@ -122,8 +122,3 @@ def _changed(
         if new is not None and new.mode != FILE:
             raise Violation("topic", f"topic commit {oid[:12]}: {path} has mode {new.mode}, not {FILE}")
     return {path: new for path, (_, new) in changes.items()}
-
-
-def content(tip: str, path: str, objects: Objects) -> Entry | None:
-    """The file in the tree of a topic's tip."""
-    return lookup(objects, objects.commit(tip).tree, path)

@@ -145,12 +145,13 @@ def _needed(arguments: Sequence[str]) -> list[str] | None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command line. Returns the exit status; an error is told in at most three lines."""
     _settle_streams()
+    as_json = "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
     try:
         status = build(_needed(arguments))(list(arguments), prog_name=_program(), standalone_mode=False)
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except click.exceptions.ClickException as error:
-        return _usage(error)
+        return _usage(error, as_json=as_json)
     except (KeyboardInterrupt, typer.Abort):
         print("\ninterrupted", file=sys.stderr)
         return 130
@@ -159,16 +160,16 @@ def run(arguments: Sequence[str]) -> int:
         return 141
     except SystemExit as ended:  # typer leaves with 1 when the reader of a pipe is gone
         _give_up_stdout()
-        return 141 if ended.code == 1 else int(ended.code or 0)
+        return ended.code if isinstance(ended.code, int) and ended.code != 1 else 141
     except OpsError as error:
-        return report(error, as_json="--json" in arguments)
+        return report(error, as_json=as_json)
     except RecursionError:
-        return report(OpsError("bad_input", "the input is nested too deeply"), as_json=False)
+        return report(OpsError("bad_input", "the input is nested too deeply"), as_json=as_json)
     except OSError as error:
         _give_up_stdout()
-        return report(_from_os(error), as_json=False)
+        return report(_from_os(error), as_json=as_json)
     except Exception as error:
-        return _bug(error)
+        return _bug(error, as_json=as_json)
 
 
 def _settle_streams() -> None:
@@ -213,14 +214,14 @@ def _painted(line: str, label: str) -> str:
     return f"\x1b[{colour}m{label}:\x1b[0m{line[len(label) + 1 :]}"
 
 
-def _usage(error: click.exceptions.ClickException) -> int:
+def _usage(error: click.exceptions.ClickException, *, as_json: bool) -> int:
     context = getattr(error, "ctx", None)
     if context and type(error).__name__ == "NoArgsIsHelpError":
         print(context.get_help())
         return 0
     path = context.command_path if context else "opsctl"
     message = error.format_message().split("\n")[0]
-    return report(OpsError("usage", message or "the command is incomplete", hint=f"{path} --help"), as_json=False)
+    return report(OpsError("usage", message or "the command is incomplete", hint=f"{path} --help"), as_json=as_json)
 
 
 def _from_os(error: OSError) -> OpsError:
@@ -229,7 +230,7 @@ def _from_os(error: OSError) -> OpsError:
     return OpsError("disk", f"the system refused{what}", cause=error.strerror or str(error), hint=hint)
 
 
-def _bug(error: Exception) -> int:
+def _bug(error: Exception, *, as_json: bool) -> int:
     """A bug shows a correlation id and where it is, never values: they may be secrets."""
     import secrets
 
@@ -241,4 +242,4 @@ def _bug(error: Exception) -> int:
         raise error
     message = f"a bug in opsctl ({type(error).__name__} at {place}, id {secrets.token_hex(4)})"
     hint = "please report it with this line; OPSCTL_DEBUG=1 shows all"
-    return report(OpsError("internal", message, hint=hint), as_json=False)
+    return report(OpsError("internal", message, hint=hint), as_json=as_json)

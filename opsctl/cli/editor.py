@@ -15,7 +15,7 @@ LIMIT = 1024 * 1024
 def edit(content: bytes, *, suffix: str, chosen: str | None = None) -> bytes:
     """Let the person edit the content and return what was saved. Raises `no_editor`.
 
-    The editor is `core.editor` of the user's own git configuration if given, else VISUAL, else EDITOR, else vi.
+    The editor is GIT_EDITOR, else `core.editor` of the user's own configuration, else VISUAL, else EDITOR, else vi.
     """
     program = os.environ.get("GIT_EDITOR") or chosen or os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
     with tempfile.TemporaryDirectory(prefix="opsctl-edit-") as folder:

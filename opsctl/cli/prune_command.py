@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
 
 def duration(text: str) -> timedelta:
     """A duration such as 7d. Raises `bad_input`."""
-    match = re.fullmatch(r"([0-9]{1,6})([smhdw])", text)
+    match = re.fullmatch(r"([0-9]{1,5})([smhdw])", text)
     if match is None:
         raise OpsError("bad_input", f"not a duration: {text[:40]!a}", hint="a number and s, m, h, d or w, such as 7d")
     return timedelta(seconds=int(match[1]) * _UNITS[match[2]])

@@ -8,6 +8,7 @@ import typer
 
 from opsctl.cli.app import command
 from opsctl.cli.session import Session, many
+from opsctl.errors import EXIT
 
 
 def register(app: typer.Typer) -> None:
@@ -17,7 +18,7 @@ def register(app: typer.Typer) -> None:
     def sync(
         session: Session,
         remote: Annotated[str | None, typer.Argument(metavar="[REMOTE]", help="Default: origin.")] = None,
-    ) -> None:
+    ) -> int:
         """Exchange decisions, drafts and notes with a remote: take only what verifies, push all or nothing.
 
         An approval of yours that lost a race is signed again on the new tip.
@@ -33,7 +34,7 @@ def register(app: typer.Typer) -> None:
                     "left_open": list(done.left_open),
                 }
             )
-            return
+            return EXIT["conflict"] if done.left_open else 0
         session.data(
             f"{done.remote}: {many(done.received, 'decision')} received, {many(done.published, 'ref')} published"
         )
@@ -41,3 +42,4 @@ def register(app: typer.Typer) -> None:
             session.say(f"signed again on the new tip: {name}")
         for line in done.left_open:
             session.say(f"needs you: {line}")
+        return EXIT["conflict"] if done.left_open else 0

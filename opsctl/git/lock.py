@@ -124,6 +124,8 @@ def _works_in(process: Path, common: Path, path: Path) -> bool:
         if any(os.path.realpath(link) == str(path) for link in (process / "fd").iterdir()):
             return True
         place = Path(os.readlink(process / "cwd"))
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # it ended while it was looked at
     except OSError:
         return is_git  # another user's process: be careful with what cannot be seen
     return is_git and (place == common or common in place.parents or common.parent in [place, *place.parents])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import zlib
 from collections.abc import Callable, Iterable
@@ -42,14 +43,22 @@ def read(where: Iterable[str], oid: str, limit: int | None) -> tuple[str, bytes]
         except FileNotFoundError:
             continue
         except OSError as error:
-            raise damaged(oid, f"it cannot be opened: {error.strerror}") from None
+            raise _out_of_reach(oid, error) from None
         try:
             return _inflate(oid, os.read(descriptor, _CHUNK), lambda size: os.read(descriptor, size), limit)  # noqa: B023
         except OSError as error:
-            raise damaged(oid, f"it cannot be read: {error.strerror}") from None
+            raise _out_of_reach(oid, error) from None
         finally:
             os.close(descriptor)
     return None
+
+
+def _out_of_reach(oid: str, error: OSError) -> OpsError:
+    """The machine's fault, not the object's, but for an input error of the disk."""
+    if error.errno == errno.EIO:
+        return damaged(oid, f"it cannot be read: {error.strerror}")
+    hint = "mend the permissions, or the limits of this process (ulimit -n)"
+    return OpsError("disk", f"object {oid} cannot be opened", cause=error.strerror, hint=hint)
 
 
 def _inflate(oid: str, first: bytes, more: Callable[[int], bytes], limit: int | None) -> tuple[str, bytes]:

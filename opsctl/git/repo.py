@@ -174,7 +174,8 @@ class Repo:
         for path in held:
             if lock.is_stale(self.common, path):
                 path.unlink(missing_ok=True)
-        if late or not held:
+        was_held = bool(held) or "lock" in cause  # it may be gone by now: gc and pack-refs hold it for a moment
+        if late or not was_held:
             raise _held(held[0]) if held else _not_moved(rest, cause)
         time.sleep(lock.POLL_S)
         self._git = pygit2.Repository(self._git.path)  # libgit2 1.9.7 keeps a stale view of packed-refs after a failure
@@ -221,16 +222,6 @@ class Repo:
             if found is not None:
                 return str(found.peel(pygit2.Commit).id)
         return None
-
-    def head(self) -> tuple[str | None, str | None]:
-        """Branch name and commit of HEAD; None for what it does not have (detached, unborn, broken)."""
-        try:
-            found = self._git.lookup_reference("HEAD")
-            branch = str(found.target) if found.type == pygit2.enums.ReferenceType.SYMBOLIC else None
-            commit = str(self._git.head.target)
-        except (KeyError, ValueError, pygit2.GitError):
-            return None, None
-        return (branch.removeprefix("refs/heads/") if branch else None), commit
 
 
 def moved(name: str, old: str | None, found: str | None) -> OpsError:

@@ -161,7 +161,9 @@ class Signer:
 
 def _timeout(interactive: bool) -> float:
     given = os.environ.get("OPSCTL_SIGN_TIMEOUT", "")
-    return float(given) if given.isdigit() and int(given) else PERSON_S if interactive else MACHINE_S
+    if given and not (given.isdigit() and 1 <= int(given) <= 3600):
+        raise OpsError("bad_config", f"OPSCTL_SIGN_TIMEOUT={given[:40]!a} is not a number of seconds from 1 to 3600")
+    return float(given) if given else PERSON_S if interactive else MACHINE_S
 
 
 @contextlib.contextmanager

@@ -62,14 +62,13 @@ class Approvals:
         expect: str | None = None,
         allow_chars: frozenset[int] = frozenset(),
         allow_secrets: frozenset[str] = frozenset(),
-        via: str | None = None,
     ) -> Outcome:
         """Approve one revision: merge it, or leave a signed vote where the policy wants more people.
 
         Raises `stale_revision`, `already_decided`, `hidden_characters`, `secret_found`, `role`, `no_signing_key`.
         """
         outcome: Outcome | None = None
-        extra = {"Ops-Allowed-Chars": text.format_allowed(allow_chars), "Ops-Via": via or ""}
+        extra = {"Ops-Allowed-Chars": text.format_allowed(allow_chars)}
 
         def make(gate: Gate) -> Decided | None:
             nonlocal outcome

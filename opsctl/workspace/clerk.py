@@ -20,6 +20,7 @@ from opsctl.violation import Violation
 from opsctl.workspace import story
 from opsctl.workspace.base import Base, Gate
 from opsctl.workspace.desk import Desk
+from opsctl.workspace.shelf import Shelf
 from opsctl.workspace.snapshot import Snapshot
 from opsctl.workspace.story import Story
 
@@ -81,6 +82,8 @@ class Clerk:
         `ops/drafts` decides on the content, and its author is kept. A topic that is cut again has no votes.
         """
         told = self._desk.story(ulid)
+        if told.error:
+            raise told.error  # cutting it again would drop votes that are only out of reach
         gate = self._desk.now.require_gate()
         if told.tip and told.members and self._is_anchored(told):
             if told.final == entry:
@@ -99,7 +102,18 @@ class Clerk:
     def _author_of(self, told: Story) -> str | None:
         return told.content[-1].commit.author if told.content else None
 
+    def base_for_edit(self, ulid: str, entry: Entry) -> str:
+        """What a new revision is committed on. With separation of duties nobody signs what another one wrote."""
+        if not self._desk.now.require_gate().policy.separation_of_duties:
+            return self.topic_of(ulid, entry)
+        told = self._desk.story(ulid)
+        is_usable = told.tip and told.members and self._is_anchored(told)
+        return told.tip if told.tip and is_usable else self._desk.now.require_gate().tip
+
     def _catch_up(self, parent: str, ulid: str, entry: Entry, *, kind: str = "edit", author: str | None = None) -> str:
+        if self._desk.now.require_gate().policy.separation_of_duties:
+            hint = f"its author signs it by an edit: opsctl edit d_{ulid}"
+            raise OpsError("role", f"nobody has signed the text of d_{ulid} that is on ops/drafts", hint=hint)
         path = ids.path_of(ulid)
         author = author or self._desk.work.introduced(path, entry).author
         title = self._desk.draft(ulid).document.title
@@ -161,6 +175,7 @@ class Clerk:
         before.ledger.cache(f"merged:{staged.drafts}", merged, instead_of="merged:")
         if staged.ulid:
             self.point_topic(staged.ulid, staged.topic)
+        Shelf.clear(before.ledger)  # a list that ran between the two moves may have kept what was true for a moment
         self._desk.refresh()
 
     def point_topic(self, ulid: str, tip: str | None) -> None:

@@ -119,7 +119,7 @@ class Drafts:
 
     def _staged_edit(self, ulid: str, entry: Entry, title: str, allowed: Mapping[str, str]) -> Staged:
         trailers = {"Ops-Kind": "edit", "Ops-Id": ulid, **allowed}
-        parent = self._clerk.topic_of(ulid, self._desk.pending_entry(ulid))
+        parent = self._clerk.base_for_edit(ulid, self._desk.pending_entry(ulid))
         topic = self._clerk.topic_commit(parent, {ids.path_of(ulid): entry}, title, trailers)
         drafts = self._clerk.merge_topic(topic, ulid, entry, title, trailers)
         return Staged(drafts, ulid, topic, "opsctl: edit")

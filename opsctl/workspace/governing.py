@@ -20,7 +20,7 @@ _EPOCH = re.compile(rb"^epoch\s*=\s*\d+", re.MULTILINE)
 
 
 class Governing:
-    """`ws.plan` and `ws.policy` in one: they land alike."""
+    """`ws.governing`: the policy and the plan, which land alike."""
 
     def __init__(self, base: Base, desk: Desk, clerk: Clerk, approvals: Approvals) -> None:
         self._base = base
@@ -64,7 +64,14 @@ class Governing:
         return self._base.repo.blob(entry.oid) if entry else None
 
     def _change(self, kind: str, subject: str, files: dict[str, bytes], reason: str | None) -> Decision | None:
+        seen: dict[str, Entry | None] = {}
+
         def make(gate: Gate) -> Decided | None:
+            found = {path: lookup(self._base.repo, gate.standing.tree, path) for path in files}
+            if seen and seen != found:
+                hint = f"look at it and set yours again: opsctl {kind} show"
+                raise OpsError("stale_revision", f"the {kind} was changed meanwhile", hint=hint)
+            seen.update(found)
             store = self._base.store
             edits: dict[str, Entry | None] = {path: store.file(data) for path, data in files.items()}
             tree = store.edit_tree(gate.standing.tree, edits)

@@ -14,6 +14,9 @@ from opsctl.ledger import Ledger
 from opsctl.models import Document, Draft, RunSettings, Target, Vote
 
 _NAME = "pending"
+_LAYOUT = " ".join((*Document.__slots__, *RunSettings.__slots__, *Target.__slots__, *Draft.__slots__, *Vote.__slots__))
+"""Rows of another layout are not understood, so they are not read."""
+
 _LIMIT = 8 * 1024 * 1024
 
 
@@ -22,10 +25,10 @@ class Shelf:
 
     def __init__(self, ledger: Ledger, *, tip: str, upto: int, policy: str) -> None:
         self._ledger = ledger
-        self._key = [tip, policy]
+        self._key = [tip, policy, _LAYOUT]
         kept: dict[str, Any] = json.loads(ledger.cached(_NAME) or "{}")
         place = ledger.position(kept["key"][0]) if kept else None
-        is_good = place is not None and place <= upto and kept["key"][1] == policy
+        is_good = place is not None and place <= upto and kept["key"][1:] == self._key[1:]
         self._kept = kept if is_good else {}
 
     def whole(self, drafts: str) -> list[Draft] | None:
@@ -39,8 +42,15 @@ class Shelf:
         row = self._kept.get("rows", {}).get(ulid)
         return _draft(row) if row and topic and row[0] == [blob, topic] else None
 
+    @staticmethod
+    def clear(ledger: Ledger) -> None:
+        """Forget what was kept."""
+        ledger.cache(_NAME, "{}", instead_of=_NAME)
+
     def keep(self, drafts: str, described: list[tuple[Draft, str | None]]) -> None:
-        """Keep these, each with its topic's tip, in place of what was kept."""
+        """Keep these, each with its topic's tip, in place of what was kept; not if a file could not be read."""
+        if any(not draft.digest for draft, _ in described):
+            return
         rows = {draft.ulid: _row(draft, topic) for draft, topic in described}
         data = json.dumps({"key": self._key, "drafts": drafts, "rows": rows}, ensure_ascii=False)
         if len(data) < _LIMIT:

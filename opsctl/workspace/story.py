@@ -10,7 +10,7 @@ from opsctl import document as documents
 from opsctl import topic
 from opsctl.errors import OpsError
 from opsctl.git.repo import Repo
-from opsctl.gitobject import Commit, Entry
+from opsctl.gitobject import Commit, Entry, MalformedObject
 from opsctl.message import MalformedMessage, parse_trailers
 from opsctl.models import Document, Policy, Revision, Vote
 from opsctl.policy import Standing, committed_at
@@ -26,6 +26,8 @@ class Story:
     tip: str | None
     members: topic.Topic
     fault: str | None = None
+    error: OpsError | None = None
+    """Why the topic could not be read at all; it may be sound."""
 
     @property
     def final(self) -> Entry | None:
@@ -71,11 +73,6 @@ class Story:
                 reason = parse_trailers(member.commit.message).get("Ops-Reason")
         return reason
 
-    def reasons(self) -> list[str]:
-        """Every reason that reviewers gave, oldest first."""
-        returns = [member.commit for member in self.members.values() if kind_of(member.commit) == "return"]
-        return [parse_trailers(commit.message).get("Ops-Reason", "") for commit in returns]
-
     def allowed_secrets(self) -> frozenset[str]:
         """Fingerprints that the authors allowed when they wrote the text."""
         values = [
@@ -102,8 +99,10 @@ def read(repo: Repo, tip: str | None, path: str, reachable: Callable[[str], bool
         return Story(path, None, {})
     try:
         return Story(path, tip, topic.read(tip, repo, reachable, frozenset({path})))
-    except (Violation, OpsError) as error:
-        return Story(path, tip, {}, str(error))
+    except (Violation, MalformedObject) as fault:
+        return Story(path, tip, {}, fault.message)
+    except OpsError as error:
+        return Story(path, tip, {}, error.message, error)
 
 
 def ballot(standing: Standing, ulid: str, digest: str) -> Ballot:

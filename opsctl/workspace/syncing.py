@@ -31,6 +31,8 @@ from opsctl.workspace.union import Union
 
 TRIES = 5
 _LIST = "sign-again.json"
+_SETTLED = ("already_decided", "unknown_id", "stale_revision", "diverged", "not_approved")
+"""Refusals after which signing again has no sense: others decided it, or a person has to look at another text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,9 @@ class Syncing:
 
     def _sign_again(self, tell: Callable[[str], None]) -> tuple[list[str], list[str]]:
         """Close the kept decisions on the new tip. Returns what was done, and what a person has to look at."""
-        done, left = [], []
+        done: list[str] = []
+        left: list[str] = []
+        waiting: list[Again] = []
         rest = self._kept()
         if rest:
             self._clerk.catch_up_drafts()
@@ -144,11 +148,14 @@ class Syncing:
             one, *rest = rest
             name = f"{one.kind} {f'd_{one.ulid}' if one.ulid else one.commit[:12]}"
             try:
-                done += [name] if self._repeat(one) else []
-                tell(f"signed again: {name}")
+                if self._repeat(one):
+                    done.append(name)
+                    tell(f"signed again: {name}")
             except OpsError as error:
                 left.append(f"{name}: {error.message}")
-            self._keep(rest)
+                if error.code not in _SETTLED:
+                    waiting.append(one)
+            self._keep([*waiting, *rest])
         return done, left
 
     def _repeat(self, one: Again) -> bool:
@@ -156,18 +163,18 @@ class Syncing:
         if self._approvals.me(gate) != one.signer:
             raise OpsError("role", f"it was signed by {one.signer}, who has to sign it again")
         if one.kind == "approve" and one.ulid:
-            return not self._approvals.approve(one.ulid, expect=one.digest, allow_chars=self._allowed(one)).already
+            said = parse_trailers(self._repo.commit(one.commit).message)
+            chars = text.parse_allowed(said.get("Ops-Allowed-Chars", "").split())
+            secrets = frozenset(said.get("Ops-Allowed-Secrets", "").split())
+            outcome = self._approvals.approve(one.ulid, expect=one.digest, allow_chars=chars, allow_secrets=secrets)
+            return not outcome.already
         if one.kind == "revoke" and one.ulid:
             return self._approvals.revoke(one.ulid, one.reason or "revoked")[1]
         if one.kind == "plan":
             entry = lookup(self._repo, self._repo.commit(one.commit).tree, PLAN_PATH)
-            return entry is not None and self._governing.set_plan(self._repo.blob(entry.oid))[1] is not None
+            data = self._repo.blob(entry.oid) if entry else b""
+            return self._governing.set_plan(data, reason=one.reason)[1] is not None
         raise OpsError("diverged", "the policy was changed on both sides; set it again by hand")
-
-    def _allowed(self, one: Again) -> frozenset[int]:
-        """The hidden characters that the person allowed then."""
-        said = parse_trailers(self._repo.commit(one.commit).message).get("Ops-Allowed-Chars", "")
-        return text.parse_allowed(said.split())
 
     def _kept(self) -> list[Again]:
         path = self._repo.common / "opsctl" / _LIST

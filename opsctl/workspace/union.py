@@ -69,7 +69,10 @@ class Union:
         return edits
 
     def _topic(self, ulid: str, theirs: str | None) -> None:
-        """Unite one topic: the longer line, or a join of equal texts, or theirs with our text as a new revision."""
+        """Unite one topic: the longer line, or a join of equal texts, else theirs.
+
+        Where the texts differ ours is on `ops/drafts`, and the next change makes it a revision on top of theirs.
+        """
         ours = self._repo.ref(TOPICS + ulid)
         tip = self._chosen(ulid, ours, theirs)
         if tip is None or tip == ours:
