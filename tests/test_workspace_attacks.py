@@ -1,0 +1,121 @@
+"""Attacks and faults that need more than one person, told as a story each."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import Home, Site
+
+from opsctl import ids
+from opsctl.errors import OpsError
+from opsctl.workspace.drafts import NewDraft
+
+
+def _with_bob(site: Site, **settings: str) -> None:
+    """Bob approves too, and the policy has these settings."""
+    with site.ws() as ws:
+        text = ws.governing.policy()[1].decode()
+        for name, value in settings.items():
+            line = next(row for row in text.splitlines() if row.startswith(f"{name} = "))
+            text = text.replace(line, f"{name} = {value}")
+        row = f'\n[[principal]]\nname = "bob"\nroles = ["approver", "policy"]\nkeys = ["{site.home.public("bob")}"]\n'
+        ws.governing.set_policy((text + row).encode())
+
+
+def _swap(site: Site, path: str, data: bytes) -> None:
+    """Put another text at a path of ops/drafts with plain git."""
+    blob = site.git("hash-object", "-w", "--stdin", stdin=data)
+    index = str(site.home.path / "index")
+    site.home.environ["GIT_INDEX_FILE"] = index
+    site.git("read-tree", "refs/heads/ops/drafts")
+    site.git("update-index", "--add", "--cacheinfo", f"100644,{blob},{path}")
+    tree = site.git("write-tree")
+    del site.home.environ["GIT_INDEX_FILE"]
+    commit = site.git("commit-tree", "-p", "refs/heads/ops/drafts", "-m", "small fix", tree)
+    site.git("update-ref", "refs/heads/ops/drafts", commit)
+
+
+def test_ap_09_nobody_signs_a_text_that_another_one_swapped_in(site: Site) -> None:
+    _with_bob(site, separation_of_duties="true")
+    with site.ws(key="bob") as bob:
+        ulid = bob.drafts.create(NewDraft("Bob's text.")).ulid
+        data = bob.drafts.content(bob.drafts.get(ulid))
+    _swap(site, ids.path_of(ulid), data.replace(b"Bob's text.", b"Alice's text."))
+    with site.ws(key="bob") as bob, pytest.raises(OpsError) as caught:
+        bob.drafts.give_back(ulid, "please explain")
+    assert caught.value.code == "role"
+    with site.ws() as alice, pytest.raises(OpsError) as caught:
+        alice.approvals.approve(ulid)
+    assert caught.value.code == "role"
+    with site.ws(key="bob") as bob:
+        bob.drafts.edit(ulid, prompt="Bob's text, again.")
+    with site.ws() as alice:
+        assert alice.approvals.approve(ulid).item is not None
+
+
+@pytest.fixture
+def clones(site: Site, tmp_path: Path) -> tuple[Site, Site]:
+    """Two clones of one remote, both Alice's."""
+    hub = tmp_path / "hub.git"
+    site.home.git("init", "-q", "--bare", str(hub))
+    site.git("remote", "add", "origin", str(hub))
+    site.git("push", "-q", "origin", "main")
+    with site.ws() as ws:
+        ws.syncing.sync(None, lambda _line: None)
+    other = Site(Home(site.home.path, site.home.environ), site.home.path / "other")
+    site.home.git("clone", "-q", str(hub), str(other.path))
+    assert other.cli("trust", "--yes").returncode == 0
+    return site, other
+
+
+def _quiet(_line: str) -> None:
+    """Nobody listens."""
+
+
+def test_rm_07_a_revocation_that_could_not_be_signed_again_waits_for_the_key(clones: tuple[Site, Site]) -> None:
+    one, other = clones
+    with one.ws() as ws:
+        bad, good = (ws.drafts.create(NewDraft(text)).ulid for text in ("bad", "good"))
+        ws.approvals.approve(bad)
+        ws.syncing.sync(None, _quiet)
+    with other.ws() as ws:
+        ws.syncing.sync(None, _quiet)
+        ws.approvals.revoke(bad, "found a bug")
+    with one.ws() as ws:
+        ws.approvals.approve(good)
+        ws.syncing.sync(None, _quiet)
+    key = one.home.path / "keys" / "alice"
+    shutil.move(key, key.with_name("away"))
+    with other.ws() as ws:
+        done = ws.syncing.sync(None, _quiet)
+        assert len(done.left_open) == 1
+        assert ws.syncing.waiting() == 1
+    shutil.move(key.with_name("away"), key)
+    with other.ws() as ws:
+        assert len(ws.syncing.sync(None, _quiet).closed_again) == 1
+        assert ws.syncing.waiting() == 0
+        assert ws.drafts.get(bad).status == "revoked"
+
+
+def test_cc_09_a_plan_that_changed_meanwhile_is_not_overwritten(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def plan(title: str) -> bytes:
+        return f'id = "p"\ntitle = "{title}"\nstatus = "active"\n'.encode()
+
+    with site.ws() as slow, site.ws() as quick:
+        sign = slow.signer.sign
+
+        def late(payload: bytes) -> bytes:
+            if quick.governing.policy()[0].epoch == 1 and not monkeypatch.undone:  # type: ignore[attr-defined]
+                monkeypatch.undone = True  # type: ignore[attr-defined]
+                quick.governing.set_plan(plan("quick"))
+            return sign(payload)
+
+        monkeypatch.undone = False  # type: ignore[attr-defined]
+        monkeypatch.setattr(slow.signer, "sign", late)
+        with pytest.raises(OpsError) as caught:
+            slow.governing.set_plan(plan("slow"))
+    assert caught.value.code == "stale_revision"
+    with site.ws() as ws:
+        assert ws.governing.plan()[0].title == "quick"
