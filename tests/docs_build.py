@@ -361,7 +361,7 @@ def play(text: str, folder: Path) -> Iterator[Difference]:
         stage = stage or Stage(folder)
         answers = sum(line.endswith("[y/N] y") for line in step.shown)
         status, output = stage.run(step.who, stage.ours(step.command), answers=answers)
-        failed = status != 0 and not (_SAYS_NO.search(output) and not step.hidden)
+        failed = status != 0 and not (step.shown and _SAYS_NO.search(output) and not step.hidden)
         lines = output.splitlines()
         if failed or (step.shown and not stage.matches(step.shown, lines)):
             stage.learn(step.shown, lines)

@@ -6,11 +6,13 @@ from typing import Annotated
 
 import typer
 
+from opsctl import text
 from opsctl.cli import editor
 from opsctl.cli.app import command
 from opsctl.cli.options import AllowSecret, decoded, read_file
 from opsctl.cli.session import Session
 from opsctl.errors import OpsError
+from opsctl.models import Document
 
 _LIMIT = 256 * 1024
 
@@ -46,6 +48,7 @@ def register(app: typer.Typer) -> None:
             str | None, typer.Option("--not-after", metavar="TIME", help="No run later (UTC).")
         ] = None,
         allow_secret: AllowSecret = [],
+        source: Annotated[str | None, typer.Option("--from", metavar="ID", help="Begin with what it has.")] = None,
     ) -> None:
         """File a draft: a prompt that waits for approval. Prints its id.
 
@@ -61,33 +64,47 @@ def register(app: typer.Typer) -> None:
             max_runs=max_runs,
             not_after=utc(utc_time(not_after)) if not_after else None,
         )
+        before = _source(session, source) if source is not None else None
+        written = _prompt(session, prompt, file, before.prompt if before else None)
         new = NewDraft(
-            prompt=_prompt(session, prompt, file),
-            title=title,
-            labels=tuple(label),
-            context=dict(_pair(item) for item in context),
-            base=base,
-            paths=tuple(path),
-            run=run,
+            prompt=written,
+            title=title or (before.title if before else None),
+            labels=tuple(label) or (before.labels if before else ()),
+            context=dict(_pair(item) for item in context) or (before.context if before else {}),
+            base=base or (before.target.base if before else None),
+            paths=tuple(path) or (before.target.paths if before else ()),
+            run=run if run != RunSettings() or before is None else before.run,
             allow_secrets=frozenset(allow_secret),
         )
-        made = session.workspace.drafts.create(new)
+        with editor.keeping(written.encode(), session.workspace.places.state, ".md"):
+            made = session.workspace.drafts.create(new)
         if session.as_json:
             session.emit(draft_json(made))
         elif session.out_is_terminal:
-            session.data(f"{session.paint(f'd_{made.ulid}', 'yellow')}  {made.document.title}")
+            name = session.paint(f"d_{made.ulid}", "yellow")
+            session.raw_line(f"{name}  {text.one_line(made.document.title, 200)}")
             session.say(f"next: opsctl review, or opsctl approve {made.ulid[-6:]}")
         else:
             session.data(f"d_{made.ulid}")
 
 
-def _prompt(session: Session, prompt: str | None, file: str | None) -> str:
+def _source(session: Session, identifier: str) -> Document:
+    """The document of a draft in any state, such as one that was rejected by mistake."""
+    draft = session.workspace.drafts.get(session.workspace.desk.resolve(identifier)[1])
+    if draft.error and not draft.document.prompt:
+        raise OpsError("bad_document", draft.error)
+    return draft.document
+
+
+def _prompt(session: Session, prompt: str | None, file: str | None, before: str | None) -> str:
     if prompt is not None and file is not None:
         raise OpsError("usage", "give the text or --file, not both", hint="opsctl draft --help")
     if file is not None:
         return decoded(read_file(file, limit=_LIMIT))
     if prompt is not None:
         return _clean(prompt)
+    if before is not None:
+        return before
     if not session.person_is_here:
         hint = "give the text, --file PATH, or --file - to read it from a pipe"
         raise OpsError("usage", "nothing to draft: no text, and no terminal to write it in", hint=hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
@@ -43,14 +44,15 @@ def register(app: typer.Typer) -> None:
             data = editor.edit(workspace.drafts.content(before), suffix=".md", chosen=workspace.editor)
         if title is not None and not title.strip():
             raise OpsError("bad_input", "the title is empty")
-        draft, changed = workspace.drafts.edit(
-            ulid,
-            prompt=decoded(read_file(file, limit=LIMIT)) if file is not None else None,
-            title=title,
-            data=data,
-            expect=expect,
-            allow_secrets=frozenset(allow_secret),
-        )
+        with editor.keeping(data, workspace.places.state, ".md") if data is not None else nullcontext():
+            draft, changed = workspace.drafts.edit(
+                ulid,
+                prompt=decoded(read_file(file, limit=LIMIT)) if file is not None else None,
+                title=title,
+                data=data,
+                expect=expect,
+                allow_secrets=frozenset(allow_secret),
+            )
         if session.as_json:
             session.emit(draft_json(draft))
         else:

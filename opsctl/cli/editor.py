@@ -6,10 +6,27 @@ import os
 import shlex
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from opsctl.errors import OpsError
 
 LIMIT = 1024 * 1024
+
+
+@contextmanager
+def keeping(data: bytes, folder: Path, suffix: str) -> Iterator[None]:
+    """Keep what a person typed in a file of `folder` when what follows fails, and say where."""
+    try:
+        yield
+    except OpsError as error:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor, path = tempfile.mkstemp(suffix, "unsaved-", folder)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        error.hint = f"{error.hint}; your text is kept in {path}" if error.hint else f"your text is kept in {path}"
+        raise
 
 
 def edit(content: bytes, *, suffix: str, chosen: str | None = None) -> bytes:

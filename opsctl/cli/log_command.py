@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
         if session.as_json:
             session.emit([decision_json(decision) for decision in decisions])
             return
-        columns = {"commit": "yellow", "when": "dim", "who": None, "key": "dim", "what": None}
+        columns = {"commit": "yellow", "when": "dim", "who": None, "key": "dim", "id": "yellow", "what": None}
         rows = []
         for decision in decisions:
             reason = f" ({decision.reason})" if decision.reason else ""
@@ -37,5 +37,6 @@ def register(app: typer.Typer) -> None:
             what = f"{decision.subject}{reason}"
             key = decision.signer.fingerprint
             shown = f"{key[:15]}…" if session.out_is_terminal else key
-            rows.append([decision.commit[:12], utc(decision.at), who, shown, what])
+            item = (decision.ulid[-8:] if session.out_is_terminal else f"a_{decision.ulid}") if decision.ulid else "-"
+            rows.append([decision.commit[:12], utc(decision.at), who, shown, item, what])
         session.table(columns, rows)

@@ -44,7 +44,9 @@ def register(app: typer.Typer) -> None:
         session.require_person("policy edit", "opsctl policy show --raw > policy.toml; opsctl policy set policy.toml")
         workspace = session.workspace
         _, data = workspace.governing.policy()
-        return _sign(session, editor.edit(data, suffix=".toml", chosen=workspace.editor), reason)
+        written = editor.edit(data, suffix=".toml", chosen=workspace.editor)
+        with editor.keeping(written, workspace.places.state, ".toml"):
+            return _sign(session, written, reason)
 
     @command(group, "set", example="opsctl policy set policy.toml --reason 'bob joins'", json=True)
     def set_(

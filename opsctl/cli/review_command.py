@@ -143,7 +143,8 @@ class _Sitting:
     def edit(self, draft: Draft) -> bool:
         """A new revision by the reviewer, shown at once."""
         data = editor.edit(self._drafts.content(draft), suffix=".md", chosen=self._session.workspace.editor)
-        after, changed = self._drafts.edit(self._ulid, data=data, expect=draft.digest)
+        with editor.keeping(data, self._session.workspace.places.state, ".md"):
+            after, changed = self._drafts.edit(self._ulid, data=data, expect=draft.digest)
         if changed:
             self._before = (draft.digest, draft.blob)
             self._show(after)

@@ -22,6 +22,8 @@ def register(app: typer.Typer) -> None:
             session.emit(row)
         else:
             for name, value in row.items():
+                if name == "last_sync" and value:
+                    value = f"{age(datetime.fromisoformat(str(value)))} ago"
                 if value not in (None, [], {}, 0, ""):
                     shown = "; ".join(map(str, value)) if isinstance(value, list) else str(value)
                     session.data(f"{name.replace('_', ' '):<18} {shown}")
@@ -58,11 +60,10 @@ def _around(session: Session) -> dict[str, object]:
     except OpsError as error:
         me = f"nobody ({error.message})"
     mark = workspace.memory().load()
-    seen = age(datetime.fromisoformat(mark.at)) + " ago" if mark and mark.at else "never"
     behind = [one.count - gate.count for one in workspace.memory().neighbours() if one.count > gate.count]
     return {
         "you_are": me,
-        "last_sync": seen,
+        "last_sync": mark.at if mark else None,
         "not_published": [
             f"{many(count, 'decision')} ({name})" for name, count in workspace.syncing.unpublished() if count
         ],

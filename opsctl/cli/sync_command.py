@@ -32,6 +32,7 @@ def register(app: typer.Typer) -> None:
                     "published_refs": done.published,
                     "signed_again": list(done.closed_again),
                     "left_open": list(done.left_open),
+                    "notices": list(done.notices),
                 }
             )
             return EXIT["conflict"] if done.left_open else 0
@@ -40,6 +41,8 @@ def register(app: typer.Typer) -> None:
         )
         for name in done.closed_again:
             session.say(f"signed again on the new tip: {name}")
+        for line in done.notices:
+            session.say(line)
         for line in done.left_open:
             session.say(f"needs you: {line}")
         return EXIT["conflict"] if done.left_open else 0

@@ -207,7 +207,7 @@ class Repo:
             except OSError:
                 continue
             if name.startswith(prefix):
-                found.append((name, head.parent))
+                found.append((name, _work_tree(head.parent)))
         return found
 
     def resolve(self, name: str) -> str | None:
@@ -269,6 +269,14 @@ def _unopened(path: Path, cause: str) -> OpsError:
         message = "this repository uses a format that opsctl does not read (SHA-256, reftable or a partial clone)"
         return OpsError("unsupported_repository", message, cause=cause, hint="use a SHA-1 repository with file refs")
     return OpsError("no_repository", f"{os.fspath(path)!a} could not be opened", cause=cause, hint="see `git status`")
+
+
+def _work_tree(git_dir: Path) -> Path:
+    """The folder in which a person works, of a main or a linked git directory."""
+    try:
+        return Path(os.fsdecode((git_dir / "gitdir").read_bytes().strip())).parent
+    except OSError:
+        return git_dir.parent
 
 
 def _common_dir(git_dir: Path) -> Path:

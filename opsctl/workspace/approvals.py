@@ -9,6 +9,7 @@ from opsctl.errors import OpsError
 from opsctl.models import Approved, Decision, Document, Draft
 from opsctl.quorum import Quorum
 from opsctl.topic import Topic
+from opsctl.violation import Violation
 from opsctl.workspace import story
 from opsctl.workspace.base import Base, Gate
 from opsctl.workspace.clerk import Clerk, Decided, Staged, already, decision_trailers
@@ -107,7 +108,9 @@ class Approvals:
         said = {"rejected": "was rejected", "error": "failed and holds no text to approve"}.get(
             draft.status, "was revoked"
         )
-        raise already(f"d_{draft.ulid} {said}; it cannot be approved", "file a new draft with `opsctl draft`")
+        raise already(
+            f"d_{draft.ulid} {said}; it cannot be approved", f"file it again: opsctl draft --from d_{draft.ulid}"
+        )
 
     def me(self, gate: Gate) -> str:
         """The principal whose key signs here. Raises `role` when the policy does not know the key."""
@@ -128,7 +131,7 @@ class Approvals:
             raise OpsError("vote_blocked", f"{', '.join(sorted(no - {me}))} voted against this revision", hint=hint)
         if not any(me in need.eligible for need in quorum.needs):
             raise OpsError("role", f"{me} may not approve this", hint="`opsctl policy show` says who may")
-        authors = quorum.authors(members)
+        authors = self._authors(quorum, members, draft)
         if me in authors:
             hint = "the policy has separation_of_duties: another approver has to sign"
             raise OpsError("role", f"{me} wrote this draft and does not count as its approver", hint=hint)
@@ -140,6 +143,13 @@ class Approvals:
         needed = max(need.threshold for need in missing)
         tally = Tally(tuple(sorted(counted)), needed, tuple(waiting))
         return Outcome(draft.ulid, draft.digest, None, tally, already=me in yes)
+
+    def _authors(self, quorum: Quorum, members: Topic, draft: Draft) -> set[str]:
+        try:
+            return quorum.authors(members)
+        except Violation as fault:
+            hint = f"file it again under your name: opsctl draft --from d_{draft.ulid}, then reject this one"
+            raise OpsError("bad_signature", f"separation of duties: {fault.message}", hint=hint) from None
 
     def _members(self, draft: Draft, tip: str, gate: Gate) -> Topic:
         told = story.read(self._repo, tip, draft.path, gate.scratch.reachable)

@@ -136,7 +136,7 @@ class Desk:
         if len(found) > 1:
             shown = ", ".join(sorted(found)[:5]) + (" …" if len(found) > 5 else "")
             raise OpsError("ambiguous_id", f"{text} fits {len(found)} items: {shown}", hint="give more letters")
-        if not found and state.fault and (given.kind == "a" or given.is_full):
+        if not found and state.fault:
             raise state.fault
         if not found:
             raise unknown(text)

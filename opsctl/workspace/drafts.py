@@ -323,7 +323,7 @@ def _way_on(draft: Draft) -> str:
     ways = {
         "approved": f"take it out of use with `opsctl revoke a_{ulid} --reason …`, or file a new draft",
         "revoked": "a revoked id never returns; file a new draft",
-        "rejected": "file it again as a new draft: `opsctl show --raw` prints its file",
+        "rejected": f"file it again: opsctl draft --from d_{ulid}",
         "error": "file a new draft",
     }
     return ways.get(draft.status, "")

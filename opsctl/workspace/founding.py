@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -230,7 +231,8 @@ class Candidate:
 
 def principal_name(name: str, email: str) -> str:
     """A name for the policy from a person's: letters, digits and dots; else the address's first part."""
-    plain = re.sub(r"[^A-Za-z0-9._+-]+", ".", name.strip()).strip(".-+_").lower()
+    letters = "".join(one for one in unicodedata.normalize("NFKD", name) if not unicodedata.combining(one))
+    plain = re.sub(r"[^A-Za-z0-9._+-]+", ".", letters.strip()).strip(".-+_").lower()
     if not re.fullmatch(r"[a-z0-9][a-z0-9._+-]{0,63}", plain):
         plain = re.sub(r"[^a-z0-9]+", ".", email.split("@")[0].lower()).strip(".")
     return plain or "owner"

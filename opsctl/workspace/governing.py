@@ -43,6 +43,12 @@ class Governing:
     def set_plan(self, data: bytes, *, reason: str | None = None) -> tuple[Plan, Decision | None]:
         """Sign a new plan; None when it is the one in force. Raises `bad_plan`."""
         plan = planfile.parse(data)
+        for task in plan.tasks:
+            if task.approved_id and not self._desk.is_approved(task.approved_id.removeprefix("a_")):
+                hint = "`opsctl list --status approved` shows what is"
+                raise OpsError(
+                    "bad_plan", f"task {task.id} points at {task.approved_id}, which is not approved", hint=hint
+                )
         return plan, self._change("plan", f"plan: {plan.title}", {PLAN_PATH: data}, reason)
 
     def set_policy(self, data: bytes, *, reason: str | None = None) -> tuple[Policy, Decision | None]:

@@ -56,6 +56,7 @@ class Synced:
     published: int
     closed_again: tuple[str, ...]
     left_open: tuple[str, ...]
+    notices: tuple[str, ...]
 
 
 class Syncing:
@@ -95,7 +96,9 @@ class Syncing:
             if refusal is None:
                 self._mirror(remote, pushes)
                 self._confirmed()
-                return Synced(remote.name, received, len(pushes), tuple(closed), tuple(left))
+                return Synced(
+                    remote.name, received, len(pushes), tuple(closed), tuple(left), tuple(self._union.notices)
+                )
             if not _lost_race(refusal):
                 hint = "the decision is kept here; talk to who runs the remote, then `opsctl sync` again"
                 raise OpsError("not_published", f"{remote.name} refused the push", cause=refusal, hint=hint)
@@ -103,7 +106,7 @@ class Syncing:
             hint = "run `opsctl sync` again"
             raise OpsError("not_published", f"others kept pushing to {remote.name} first", hint=hint)
         self._confirmed()
-        return Synced(remote.name, received, 0, tuple(closed), tuple(left))
+        return Synced(remote.name, received, 0, tuple(closed), tuple(left), tuple(self._union.notices))
 
     # -- ops/approved -------------------------------------------------------------------------------------------
 

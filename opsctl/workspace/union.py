@@ -6,11 +6,15 @@ from opsctl import ids
 from opsctl.errors import OpsError
 from opsctl.git.command import Git
 from opsctl.gitobject import Entry
+from opsctl.planfile import PLAN_PATH
+from opsctl.policyfile import POLICY_PATH, SIGNERS_PATH
 from opsctl.store import DRAFTS, NOTES, TOPICS
 from opsctl.treediff import diff, lookup
+from opsctl.workspace import story
 from opsctl.workspace.base import Base
 from opsctl.workspace.clerk import Clerk
 from opsctl.workspace.desk import MOST, Desk
+from opsctl.workspace.shelf import Shelf
 
 
 class Union:
@@ -23,6 +27,8 @@ class Union:
         self._repo = base.repo
         self._store = base.store
         self._git = git
+        self.notices: list[str] = []
+        """What happened to drafts that both sides had touched, for the person who syncs."""
 
     def drafts(self, mirror: str) -> None:
         """Unite `ops/drafts` with the mirror's, then each topic; the approved tip is merged again after."""
@@ -32,8 +38,9 @@ class Union:
             if theirs and theirs != state.drafts and not self._is_ancestor(theirs, state.drafts):
                 self._unite(state.drafts, theirs)
             self._clerk.catch_up_locked()
-            for ulid in self._desk.now.pending:
+            for ulid in list(self._desk.now.pending):
                 self._topic(ulid, self._repo.ref(f"{mirror}topics/{ulid}"))
+            Shelf.clear(self._desk.now.ledger)
             for ref in self._repo.refs(TOPICS):
                 if ref.removeprefix(TOPICS) not in self._desk.now.pending:
                     self._store.move(ref, self._repo.ref(ref), None, "opsctl: topic")
@@ -65,19 +72,38 @@ class Union:
         for path in {*mine, *edits}:
             ulid = ids.ulid_of_path(path)
             if ulid and edits.get(path, lookup(self._repo, our_tree, path)) is not None:
+                if (
+                    lookup(self._repo, our_tree, ids.path_of(ulid, top="closed"))
+                    or ids.path_of(ulid, top="closed") in edits
+                ):
+                    self.notices.append(f"d_{ulid} was closed on one side and changed on the other: it stays pending")
                 edits[ids.path_of(ulid, top="closed")] = None
+        self._follow_decisions(edits)
         return edits
 
-    def _topic(self, ulid: str, theirs: str | None) -> None:
-        """Unite one topic: the longer line, or a join of equal texts, else theirs.
+    def _follow_decisions(self, edits: dict[str, Entry | None]) -> None:
+        """What was decided is as the decision left it, whatever either working side made of it."""
+        gate = self._desk.now.require_gate()
+        for path in list(edits):
+            ulid = ids.ulid_of_path(path) or ids.ulid_of_path(path, top="closed")
+            if ulid and gate.scratch.decided(ulid):
+                edits[ids.path_of(ulid)] = lookup(self._repo, gate.standing.tree, ids.path_of(ulid))
+                edits[ids.path_of(ulid, top="closed")] = None
+            elif not ulid and path in (PLAN_PATH, POLICY_PATH, SIGNERS_PATH):
+                edits[path] = lookup(self._repo, gate.standing.tree, path)
 
-        Where the texts differ ours is on `ops/drafts`, and the next change makes it a revision on top of theirs.
-        """
+    def _topic(self, ulid: str, theirs: str | None) -> None:
+        """Unite one topic: the longer line, a join of equal texts, or our text as a new revision on theirs."""
         ours = self._repo.ref(TOPICS + ulid)
         tip = self._chosen(ulid, ours, theirs)
         if tip is None or tip == ours:
             return
-        self._repo.flush()
+        if tip != theirs:  # a commit of our own: it lives on ops/drafts too, not in a ref alone
+            entry, title = self._desk.pending_entry(ulid), self._desk.draft(ulid).document.title
+            drafts = self._clerk.merge_topic(tip, ulid, entry, title, {"Ops-Kind": "edit", "Ops-Id": ulid})
+            self._repo.flush()
+            self._store.move(DRAFTS, self._desk.now.drafts, drafts, "opsctl: sync")
+            self._desk.refresh()
         self._store.move(TOPICS + ulid, ours, tip, "opsctl: sync")
 
     def _chosen(self, ulid: str, ours: str | None, theirs: str | None) -> str | None:
@@ -87,9 +113,25 @@ class Union:
             return ours
         if self._is_ancestor(ours, theirs):
             return theirs
-        if self._repo.commit(ours).tree != self._repo.commit(theirs).tree:
+        if self._repo.commit(ours).tree == self._repo.commit(theirs).tree:
+            return self._join(ulid, ours, theirs)
+        return self._ours_on_top(ulid, ours, theirs)
+
+    def _ours_on_top(self, ulid: str, ours: str, theirs: str) -> str:
+        """Our text as a revision after theirs, by its own author, who alone may sign it."""
+        path, gate = ids.path_of(ulid), self._desk.now.require_gate()
+        told = story.read(self._repo, ours, path, gate.scratch.reachable)
+        entry = self._desk.pending_entry(ulid)
+        if told.final != entry or not told.content:
             return theirs
-        return self._join(ulid, ours, theirs)
+        author = told.content[-1].commit.author
+        is_mine = author.startswith(f"{self._base.who[0]} <{self._base.who[1]}>")
+        if gate.policy.separation_of_duties and not is_mine:
+            return theirs
+        title = self._desk.draft(ulid).document.title
+        self.notices.append(f"d_{ulid} was changed on both sides: the text from here is now the newer revision")
+        trailers = {"Ops-Kind": "edit", "Ops-Id": ulid}
+        return self._clerk.topic_commit(theirs, {path: entry}, title, trailers, author=author)
 
     def _join(self, ulid: str, ours: str, theirs: str) -> str:
         payload = self._store.payload(
