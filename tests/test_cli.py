@@ -813,7 +813,12 @@ def test_log_tells_every_decision_newest_first(shelf: tuple[Shell, dict[str, str
     assert len(sh.json("log", "--limit", "2")) == 2
     text = sh.ok("log").splitlines()
     assert len(text) == 4
-    assert text[0].split("\t")[2:] == ["alice", rows[0]["signer"]["fingerprint"], "revoke: Revoked work (found a bug)"]
+    assert text[0].split("\t")[2:] == [
+        "alice",
+        rows[0]["signer"]["fingerprint"],
+        rows[0]["id"],
+        "revoke: Revoked work (found a bug)",
+    ]
 
 
 # -- edit, return, reject -----------------------------------------------------------------------------------------
@@ -1207,7 +1212,7 @@ def test_status_shows_the_gate_at_a_glance(shelf: tuple[Shell, dict[str, str]]) 
     row = sh.json("status")
     assert row["gate"] == "open"
     assert (row["pending"], row["approved"], row["closed"], row["decisions"]) == (1, 1, 1, 4)
-    assert (row["you_are"], row["drift"], row["last_sync"]) == ("alice", [], "never")
+    assert (row["you_are"], row["drift"], row["last_sync"]) == ("alice", [], None)
     assert "gate               open" in sh.ok("status")
 
 
@@ -1612,7 +1617,7 @@ def test_sync_brings_decisions_and_drafts_over(team: tuple[Shell, Shell, Path]) 
     alice, bob, remote = team
     approved, pending = alice.approved("Do it."), alice.draft("Later.")
     row = alice.json("sync")
-    assert set(row) == {"remote", "received", "published_refs", "signed_again", "left_open"}
+    assert set(row) == {"remote", "received", "published_refs", "signed_again", "left_open", "notices"}
     assert row["remote"] == "origin"
     assert alice.json("status")["not_published"] == []
     assert bob.json("sync", "origin")["received"] == 1
@@ -1856,7 +1861,8 @@ def test_sync_without_a_remote_or_with_a_dead_one_is_refused(sh: Shell, tmp_path
 
 
 def test_rm_16_status_shows_when_a_remote_last_confirmed_something(sh: Shell, remote: Path) -> None:
-    assert re.fullmatch(r"\d+ s ago", sh.json("status")["last_sync"])
+    assert re.fullmatch(r"2\d{3}-\d\d-\d\dT\d\d:\d\d:\d\dZ", sh.json("status")["last_sync"])
+    assert re.search(r"last sync +\d+ s ago", sh.ok("status"))
 
 
 def test_rm_18_doctor_warns_of_a_remote_that_takes_rewrites(sh: Shell, remote: Path) -> None:

@@ -99,7 +99,7 @@ def test_rm_07_a_revocation_that_could_not_be_signed_again_waits_for_the_key(clo
         assert ws.drafts.get(bad).status == "revoked"
 
 
-def test_cc_09_a_plan_that_changed_meanwhile_is_not_overwritten(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_that_changed_meanwhile_is_not_overwritten(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     def plan(title: str) -> bytes:
         return f'id = "p"\ntitle = "{title}"\nstatus = "active"\n'.encode()
 
@@ -119,3 +119,47 @@ def test_cc_09_a_plan_that_changed_meanwhile_is_not_overwritten(site: Site, monk
     assert caught.value.code == "stale_revision"
     with site.ws() as ws:
         assert ws.governing.plan()[0].title == "quick"
+
+
+def test_rm_08_the_text_of_both_sides_is_kept_and_plain_git_sees_the_one_in_force(clones: tuple[Site, Site]) -> None:
+    one, other = clones
+    with one.ws() as ws:
+        ulid = ws.drafts.create(NewDraft("first")).ulid
+        ws.syncing.sync(None, _quiet)
+    with other.ws() as ws:
+        ws.syncing.sync(None, _quiet)
+        ws.drafts.edit(ulid, prompt="from there")
+    with one.ws() as ws:
+        ws.drafts.edit(ulid, prompt="from here")
+        ws.syncing.sync(None, _quiet)
+    with other.ws() as ws:
+        assert any(ulid in line for line in ws.syncing.sync(None, _quiet).notices)
+    with one.ws() as ws:
+        ws.syncing.sync(None, _quiet)
+        assert [ws.repo.blob(row.blob).decode().splitlines()[-1] for row in ws.drafts.revisions(ulid)] == [
+            "first",
+            "from here",
+            "from there",
+        ]
+    path = ids.path_of(ulid)
+    for site in (one, other):
+        assert site.git("rev-parse", f"refs/ops/topics/{ulid}:{path}") == site.git("rev-parse", f"ops/drafts:{path}")
+
+
+def test_rm_07_an_approval_here_and_a_reject_there_end_as_the_approval(clones: tuple[Site, Site]) -> None:
+    one, other = clones
+    with one.ws() as ws:
+        ulid = ws.drafts.create(NewDraft("first")).ulid
+        ws.syncing.sync(None, _quiet)
+    with other.ws() as ws:
+        ws.syncing.sync(None, _quiet)
+        ws.drafts.reject(ulid, "no")
+    with one.ws() as ws:
+        ws.approvals.approve(ulid)
+        ws.syncing.sync(None, _quiet)
+    for site in (other, one, other):
+        with site.ws() as ws:
+            ws.syncing.sync(None, _quiet)
+            assert ws.desk.refresh().drift == {}
+            assert ulid not in ws.desk.closed_entries
+            assert ws.drafts.get(ulid).status == "approved"

@@ -68,7 +68,7 @@ def register(app: typer.Typer) -> None:
         written = _prompt(session, prompt, file, before.prompt if before else None)
         new = NewDraft(
             prompt=written,
-            title=title or (before.title if before else None),
+            title=title if title is not None or before is None else before.title,
             labels=tuple(label) or (before.labels if before else ()),
             context=dict(_pair(item) for item in context) or (before.context if before else {}),
             base=base or (before.target.base if before else None),
