@@ -126,6 +126,9 @@ class Seen:
     at: str | None = None
     """When a remote last brought or confirmed something, UTC."""
 
+    published: str | None = None
+    """The newest tip that a remote is known to have had; nothing before it is ever signed again."""
+
 
 class Memory:
     """The high-water mark of one clone: `seen.json`. Losing it loses only the protection against a way back."""

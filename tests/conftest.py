@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,9 @@ from pathlib import Path
 import pytest
 
 from opsctl.workspace import Workspace
+
+# a shell that starts the tests in the background leaves Ctrl-C ignored, in every child too
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 

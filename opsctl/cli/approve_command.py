@@ -27,7 +27,7 @@ AllowChar = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the command."""
 
-    @command(app, "approve", example="opsctl approve 4F7K --expect 3f2a9c1b77de", json=True)
+    @command(app, "approve", example="opsctl approve 4F7K", json=True)
     def approve(
         session: Session,
         identifiers: Ids,
@@ -73,7 +73,7 @@ def _named(session: Session, argument: str, expect: str | None, yes: bool) -> tu
         raise OpsError(
             "expect_required",
             f"d_{ulid} had {draft.revision} revisions; --yes needs the one that you read",
-            hint=f"opsctl show {ulid[-8:]}, then: opsctl approve {ulid[-8:]} --yes --expect {short(draft.digest)}",
+            hint=f"opsctl show {ulid[-8:]}, then: opsctl approve {ulid[-8:]} --yes --expect {draft.digest}",
         )
     return draft, draft.digest if wanted is None else wanted
 

@@ -16,7 +16,6 @@ import typer
 from opsctl import text
 from opsctl.cli.app import command
 from opsctl.cli.session import Session
-from opsctl.document import short
 from opsctl.errors import OpsError
 from opsctl.git.command import program
 
@@ -156,7 +155,7 @@ def _attack(stage: _Stage, first: str, second: str) -> None:
     stage.say("an attack: somebody edits the second draft after you have read it")
     draft = json.loads(stage.run(f"opsctl show {second} --json", quiet=True))
     stage.run(_TAMPER.replace("PATH", draft["path"]))
-    stage.run(f"opsctl approve {second} --yes --expect {short(draft['digest'])}", good=(4,))
+    stage.run(f"opsctl approve {second} --yes --expect {draft['digest']}", good=(4,))
     stage.say("refused: an approval names a digest, and the text has another one now; diff shows what was slipped in")
     stage.run(f"opsctl diff {second}")
     stage.say("another attack: an unsigned commit is put on ops/approved with plain git")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
@@ -76,7 +77,8 @@ def register(app: typer.Typer) -> None:
             run=run if run != RunSettings() or before is None else before.run,
             allow_secrets=frozenset(allow_secret),
         )
-        with editor.keeping(written.encode(), session.workspace.places.state, ".md"):
+        typed = prompt is None and file is None and source is None
+        with editor.keeping(written.encode(), session.workspace.places.state, ".md") if typed else nullcontext():
             made = session.workspace.drafts.create(new)
         if session.as_json:
             session.emit(draft_json(made))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from pathlib import Path
 from typing import Annotated
 
@@ -12,24 +11,42 @@ import typer
 
 from opsctl.errors import OpsError
 
-_FILE = re.compile(r"ops/\d{4}/\d{2}/\d{2}/([0-7][0-9A-HJKMNP-TV-Z]{25})\.md")
+_ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
+_PACKED = re.compile(r"^[0-9a-f]{40} refs/ops/topics/([0-7][0-9A-HJKMNP-TV-Z]{25})$", re.MULTILINE)
 
 
 def complete_id(incomplete: str) -> list[str]:
-    """Ids that begin or end so, read by plain git: a key press must not wait for imports."""
-    command = ["git", "--no-pager", "ls-tree", "-r", "-z", "--name-only", "refs/heads/ops/drafts", "--", "ops/"]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=2, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
+    """Ids of pending drafts that begin or end so, from the names of their topics alone.
+
+    A key press must not wait for imports, and must not run git: a hostile clone could make it fetch.
+    """
     prefix, part = (incomplete[:2], incomplete[2:]) if incomplete[:2] in ("d_", "a_") else ("", incomplete)
-    names = (_FILE.fullmatch(name) for name in done.stdout.decode("utf-8", "replace").split("\0"))
-    found = [match[1] for match in names if match]
-    return [
-        prefix + ulid
-        for ulid in reversed(found)
-        if ulid.startswith(part.upper()) or (part and ulid.endswith(part.upper()))
-    ][:50]
+    part = part.upper()
+    found = sorted(_topics(Path.cwd()), reverse=True)
+    return [prefix + ulid for ulid in found if ulid.startswith(part) or (part and ulid.endswith(part))][:50]
+
+
+def _topics(folder: Path) -> set[str]:
+    """The ULIDs of the topics, loose and packed, of the repository that holds a folder."""
+    for place in (folder, *folder.parents):
+        git = place / ".git" if (place / ".git").exists() else place
+        try:
+            if git.is_file():
+                git = place / git.read_text(encoding="utf-8")[:4096].removeprefix("gitdir:").strip()
+            if (git / "commondir").is_file():
+                git = git / (git / "commondir").read_text(encoding="utf-8")[:4096].strip()
+            if (git / "objects").is_dir():
+                names = {entry.name for entry in os.scandir(git / "refs/ops/topics")} if _has(git) else set()
+                packed = git / "packed-refs"
+                text = packed.read_text(encoding="utf-8", errors="replace") if packed.is_file() else ""
+                return {name for name in names if _ULID.fullmatch(name)} | set(_PACKED.findall(text))
+        except (OSError, ValueError):
+            return set()
+    return set()
+
+
+def _has(git: Path) -> bool:
+    return (git / "refs/ops/topics").is_dir()
 
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="An id, or a unique part.", autocompletion=complete_id)]

@@ -45,6 +45,9 @@ def register(app: typer.Typer) -> None:
 
         session.require_person("review", "opsctl list, show, approve, return and reject do the same without a terminal")
         waiting = session.workspace.drafts.list(Filter("draft", label, author, search, limit))
+        fault = session.workspace.desk.now.fault
+        if fault:
+            session.say(f"the gate is closed: {fault.message}; `opsctl verify` says more")
         if not waiting:
             return session.say("nothing waits for review")
         for number, draft in enumerate(waiting, 1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +37,7 @@ class RepoLock:
     def __enter__(self) -> RepoLock:
         try:
             self._path.parent.mkdir(exist_ok=True)
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._descriptor = _opened(self._path)
             self._wait()
             if os.pread(self._descriptor, 1, 0):
                 clear_ref_locks(self._common, least_age_s=0.0)
@@ -66,15 +67,29 @@ class RepoLock:
         hint = "wait for it and run the command again; OPSCTL_LOCK_WAIT sets the seconds to wait"
         return OpsError("lock_busy", f"{who} holds {self._path} for more than {self._wait_s:g} s", hint=hint)
 
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):  # the mark only makes the next holder look for stale locks
-            os.ftruncate(self._descriptor, 0)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:  # after an error the mark stays: the next holder then looks for locks that it left
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, 0)
         self._close()
 
     def _close(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def _opened(path: Path) -> int:
+    """Open the lock file; a link or a special file in its place, as an archive may bring, is refused."""
+    if path.parent.is_symlink():
+        raise OSError(f"{path.parent} is a symbolic link")
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    descriptor = os.open(path, flags, 0o644)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+        os.close(descriptor)
+        raise OSError(f"{path} is no file of its own")
+    return descriptor
 
 
 def ref_locks(common: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -24,11 +25,22 @@ def folders(objects: Path) -> list[Path]:
             continue
         found.append(folder)
         try:
-            lines = (folder / "info" / "alternates").read_bytes().splitlines()
+            lines = read_small(folder / "info" / "alternates").splitlines()
         except OSError:
             continue
         queue += [folder / os.fsdecode(line) for line in lines if line and not line.startswith(b"#")]
     return found
+
+
+def read_small(path: Path) -> bytes:
+    """A small regular file of the repository. Raises `OSError` for a device or a FIFO that stands in its place."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+        return os.read(descriptor, _CHUNK)
+    finally:
+        os.close(descriptor)
 
 
 def read(where: Iterable[str], oid: str, limit: int | None) -> tuple[str, bytes] | None:
@@ -39,7 +51,7 @@ def read(where: Iterable[str], oid: str, limit: int | None) -> tuple[str, bytes]
     """
     for folder in where:
         try:
-            descriptor = os.open(f"{folder}/{oid[:2]}/{oid[2:]}", os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(f"{folder}/{oid[:2]}/{oid[2:]}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
             continue
         except OSError as error:

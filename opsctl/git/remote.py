@@ -21,11 +21,13 @@ FETCH_LIMIT = 2 * 1024**3
 """Bytes of packs that one fetch may bring."""
 
 TIMEOUT_S = 600.0
-_RUNS_PROGRAMS = re.compile(
-    r"core\.(sshcommand|gitproxy)|credential\.(.*\.)?helper|remote\..*\.(vcs|uploadpack|receivepack)|"
-    r"http\.(.*\.)?(sslkey|sslcert)",
+_NOT_FROM_A_REPOSITORY = re.compile(
+    r"core\.(sshcommand|gitproxy)|credential\..*|remote\..*\.(vcs|uploadpack|receivepack|proxy)|url\..*|"
+    r"http\.(?!(.*\.)?(postbuffer|lowspeed\w+|version|extraheader|sslverify|sslcainfo|maxrequests)$).*",
     re.DOTALL,
 )
+"""Settings that run a program, write a file, or send the talk elsewhere; only the user's own configuration may."""
+
 _TRANSPORT = re.compile(r"[a-z][a-z0-9+.-]*://|[A-Za-z0-9._@-]+:(?!:)|/|\.{1,2}/|~|[^:]*$")
 _PUSH_OPTIONS = (
     "--atomic",
@@ -77,9 +79,11 @@ def choose(settings: Sequence[Setting], name: str | None) -> Remote:
 
 def _refuse_programs(settings: Sequence[Setting]) -> None:
     for setting in settings:
-        if not setting.is_own and _RUNS_PROGRAMS.fullmatch(setting.key):
+        if not setting.is_own and _NOT_FROM_A_REPOSITORY.fullmatch(setting.key):
             hint = f"if you want it, set it in your own configuration: git config --global {setting.key} …"
-            message = f"the repository's own configuration sets {setting.key}, which could run a program"
+            message = (
+                f"the repository's own configuration sets {setting.key}, which could run a program or write a file"
+            )
             raise OpsError("unsafe_remote", message, hint=hint)
 
 

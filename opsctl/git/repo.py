@@ -19,6 +19,7 @@ from opsctl.gitobject import BLOB, COMMIT, TREE, Commit, Entry, format_tree, obj
 LEAST_LIBGIT2 = (1, 9, 7)
 BLOB_LIMIT = 256 * 1024
 _META_LIMIT = 16 * 1024 * 1024
+_COMMIT_LIMIT = 256 * 1024
 _KINDS = {1: COMMIT, 2: TREE, 3: BLOB, 4: "tag"}
 
 
@@ -46,7 +47,7 @@ class Repo:
         self._loose = [os.fspath(folder) for folder in loose.folders(self.common / "objects")]
         self._staged: dict[str, tuple[str, bytes]] = {}
         self._clock = clock
-        self.commit: Callable[[str], Commit] = lru_cache(maxsize=1024)(self._commit)
+        self.commit: Callable[[str], Commit] = lru_cache(maxsize=256)(self._commit)
         self.tree: Callable[[str], Mapping[str, Entry]] = lru_cache(maxsize=512)(self._tree)
 
     # -- objects ------------------------------------------------------------------------------------------------
@@ -78,15 +79,15 @@ class Repo:
         return self.read(oid, BLOB, limit=BLOB_LIMIT)
 
     def _commit(self, oid: str) -> Commit:
-        return parse_commit(self._meta(oid, COMMIT))
+        return parse_commit(self._meta(oid, COMMIT, _COMMIT_LIMIT))
 
     def _tree(self, oid: str) -> Mapping[str, Entry]:
-        return parse_tree(self._meta(oid, TREE))
+        return parse_tree(self._meta(oid, TREE, _META_LIMIT))
 
-    def _meta(self, oid: str, kind: str) -> bytes:
-        """A commit or tree; one of more than 16 MiB is no honest object."""
+    def _meta(self, oid: str, kind: str, limit: int) -> bytes:
+        """A commit or tree; one that is larger is no honest object."""
         try:
-            return self.read(oid, kind)
+            return self.read(oid, kind, limit=limit)
         except OpsError as error:
             if error.code != "too_large":
                 raise
@@ -203,7 +204,7 @@ class Repo:
         found = []
         for head in heads:
             try:
-                name = head.read_text(encoding="utf-8", errors="surrogateescape").strip().removeprefix("ref: ")
+                name = os.fsdecode(loose.read_small(head)).strip().removeprefix("ref: ")
             except OSError:
                 continue
             if name.startswith(prefix):
@@ -274,14 +275,14 @@ def _unopened(path: Path, cause: str) -> OpsError:
 def _work_tree(git_dir: Path) -> Path:
     """The folder in which a person works, of a main or a linked git directory."""
     try:
-        return Path(os.fsdecode((git_dir / "gitdir").read_bytes().strip())).parent
+        return Path(os.fsdecode(loose.read_small(git_dir / "gitdir").strip())).parent
     except OSError:
         return git_dir.parent
 
 
 def _common_dir(git_dir: Path) -> Path:
     try:
-        relative = (git_dir / "commondir").read_bytes().strip()
+        relative = loose.read_small(git_dir / "commondir").strip()
     except OSError:
         return git_dir
     return Path(os.path.realpath(git_dir / os.fsdecode(relative)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -183,7 +183,7 @@ class Base:
         if mark and mark.root == root and not self._contains(scratch, mark):
             raise _rolled_back(mark, tip)
         if mark is None or mark.tip != tip:
-            memory.raise_to(Seen(root, tip, count, at=mark.at if mark else None))
+            memory.raise_to(replace(mark, tip=tip, count=count, moving_to=None) if mark else Seen(root, tip, count))
         return Gate(standing, scratch, count)
 
     def _contains(self, scratch: Scratch, mark: Seen) -> bool:

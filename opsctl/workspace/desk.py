@@ -18,7 +18,7 @@ from opsctl.treediff import diff, files, lookup
 from opsctl.workspace import story
 from opsctl.workspace.base import Base, Gate
 from opsctl.workspace.shelf import Shelf
-from opsctl.workspace.snapshot import Snapshot
+from opsctl.workspace.snapshot import Snapshot, no_drafts
 from opsctl.workspace.story import Story
 from opsctl.workspace.worklog import WorkLog
 
@@ -126,7 +126,7 @@ class Desk:
         """
         given, state = ids.parse(text), self.now
         found: set[str] = set()
-        if given.kind != "a":
+        if given.kind != "a" and state.drafts_tip:
             found = {*ids.matches(given, state.pending), *ids.matches(given, self.closed_entries)}
         if state.gate:
             found |= {
@@ -136,8 +136,8 @@ class Desk:
         if len(found) > 1:
             shown = ", ".join(sorted(found)[:5]) + (" …" if len(found) > 5 else "")
             raise OpsError("ambiguous_id", f"{text} fits {len(found)} items: {shown}", hint="give more letters")
-        if not found and state.fault:
-            raise state.fault
+        if not found and (state.fault or not state.drafts_tip):
+            raise state.fault or no_drafts()
         if not found:
             raise unknown(text)
         return given.kind, found.pop()

@@ -266,12 +266,15 @@ class Drafts:
 
 
 def check_expected(draft: Draft, expect: str | None) -> None:
-    """Refuse when the draft has another digest than the reviewer saw. At least 12 hex digits name one."""
+    """Refuse when the draft has another digest than the reviewer saw.
+
+    At least 32 hex digits name one: two texts that share the twelve that are shown can be made in minutes.
+    """
     if expect is None:
         return
     wanted = expect.removeprefix("sha256:").lower()
-    if not 12 <= len(wanted) <= 64 or any(letter not in "0123456789abcdef" for letter in wanted):
-        hint = "give `sha256:` and 64 hex digits, or the first 12: `opsctl show ID` prints them"
+    if not 32 <= len(wanted) <= 64 or any(letter not in "0123456789abcdef" for letter in wanted):
+        hint = "give `sha256:` and 64 hex digits: `opsctl show ID` prints them (at least 32 of them bind)"
         raise OpsError("bad_input", f"not a digest: {expect[:80]!a}", hint=hint)
     if not draft.digest.removeprefix("sha256:").startswith(wanted):
         raise OpsError(

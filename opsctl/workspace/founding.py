@@ -211,6 +211,12 @@ class Founding:
     def trust(self, candidate: Candidate) -> None:
         """Pin the root for this clone and make the local refs that are missing."""
         drafts = candidate.tips.get(DRAFTS, candidate.approved)
+        memory = self._base.memory(candidate.founded.root)
+        memory.change(
+            lambda now: (
+                now or Seen(candidate.founded.root, candidate.approved, candidate.count, published=candidate.approved)
+            )
+        )
         with self._base.store.lock():
             self._pin(candidate.founded.root)
             for ref, oid in {**candidate.tips, APPROVED: candidate.approved, DRAFTS: drafts}.items():

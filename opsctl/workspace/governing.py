@@ -59,7 +59,7 @@ class Governing:
         data = _EPOCH.sub(b"epoch = %d" % (now.epoch + 1), data)
         policy = policyfile.parse(data)
         if now.highest_threshold > 1:
-            hint = "change it by the team's commands: a policy topic with votes, merged by the last of them"
+            hint = "opsctl cannot collect these signatures yet; that comes with a later release"
             message = f"a change of this policy needs {now.highest_threshold} signatures"
             raise OpsError("below_threshold", message, hint=hint)
         files = {POLICY_PATH: data, SIGNERS_PATH: policyfile.allowed_signers(policy)}

@@ -36,8 +36,7 @@ class Snapshot:
     def drafts(self) -> str:
         """The tip of `ops/drafts`. Raises what closes the gate, if anything, else `no_gate`, when it is missing."""
         if self.drafts_tip is None:
-            hint = "`opsctl doctor --fix` makes it anew from ops/approved"
-            raise self.fault or OpsError("no_gate", "the branch ops/drafts is missing", hint=hint)
+            raise self.fault or no_drafts()
         return self.drafts_tip
 
     @cached_property
@@ -53,3 +52,9 @@ class Snapshot:
     def drift(self) -> dict[str, str]:
         """Paths below `ops/` that are no drafts, and what is wrong with them."""
         return self._sorted[1]
+
+
+def no_drafts() -> OpsError:
+    """The error for a missing working side."""
+    hint = "`opsctl doctor --fix` makes it anew from ops/approved and the topics"
+    return OpsError("no_gate", "the branch ops/drafts is missing", hint=hint)

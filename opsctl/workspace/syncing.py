@@ -125,8 +125,18 @@ class Syncing:
             with self._base.store.lock():
                 self._base.store.move(APPROVED, gate.tip, standing.tip, f"opsctl: sync {remote.name}")
             return count - gate.count
+        self._refuse_rewind(remote, scratch.upto)
         self._replace(gate, theirs, count, scratch.upto)
         return count - scratch.upto - 1
+
+    def _refuse_rewind(self, remote: Remote, common: int) -> None:
+        """Only what was never published may be signed again: a remote that lost published decisions went back."""
+        mark = self._base.memory().load()
+        place = self._desk.now.ledger.position(mark.published) if mark and mark.published else None
+        if place is not None and place > common:
+            lost = mark.published if mark and mark.published else ""
+            hint = "nothing was taken over; who runs the remote has to put it back: git push REMOTE ops/approved"
+            raise OpsError("not_adopted", f"{remote.name} went back: it lacks {lost[:12]}, which it had", hint=hint)
 
     def _replace(self, gate: Gate, theirs: str, count: int, common: int) -> None:
         """Move to the remote's line, keeping a list of the decisions here that have to be signed again."""
@@ -136,7 +146,8 @@ class Syncing:
         memory.begin_move(Seen(gate.standing.root, gate.tip, gate.count), theirs)
         with self._base.store.lock():
             self._base.store.move(APPROVED, gate.tip, theirs, "opsctl: sync, decisions here are signed again")
-        memory.change(lambda now: Seen(gate.standing.root, theirs, count, at=now.at if now else None))
+        fresh = Seen(gate.standing.root, theirs, count, published=theirs)
+        memory.change(lambda now: replace(fresh, at=now.at) if now else fresh)
         self._desk.refresh()
 
     def _sign_again(self, tell: Callable[[str], None]) -> tuple[list[str], list[str]]:
@@ -180,7 +191,7 @@ class Syncing:
         raise OpsError("diverged", "the policy was changed on both sides; set it again by hand")
 
     def _kept(self) -> list[Again]:
-        path = self._repo.common / "opsctl" / _LIST
+        path = self._base.memory().folder / _LIST  # outside the clone: what is in it will be signed
         try:
             return [Again(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
         except FileNotFoundError:
@@ -193,8 +204,7 @@ class Syncing:
         return len(self._kept())
 
     def _keep(self, rows: list[Again]) -> None:
-        path = self._repo.common / "opsctl" / _LIST
-        path.parent.mkdir(exist_ok=True)
+        path = self._base.memory().folder / _LIST
         if rows:
             write_file(path, json.dumps([asdict(row) for row in rows]).encode())
         else:
@@ -225,7 +235,7 @@ class Syncing:
         """Remember when a remote last confirmed the tip."""
         gate, when = self._desk.refresh().require_gate(), utc(self._base.now())
         self._base.memory().change(
-            lambda mark: replace(mark, at=when) if mark else Seen(gate.standing.root, gate.tip, gate.count, at=when)
+            lambda mark: replace(mark or Seen(gate.standing.root, gate.tip, gate.count), at=when, published=gate.tip)
         )
 
     def unpublished(self) -> Iterator[tuple[str, int]]:

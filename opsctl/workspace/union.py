@@ -39,13 +39,26 @@ class Union:
                 self._unite(state.drafts, theirs)
             self._clerk.catch_up_locked()
             for ulid in list(self._desk.now.pending):
-                self._topic(ulid, self._repo.ref(f"{mirror}topics/{ulid}"))
+                self._topic(ulid, self._repo.ref(f"{mirror}topics/{ulid}"), theirs)
             Shelf.clear(self._desk.now.ledger)
             for ref in self._repo.refs(TOPICS):
                 if ref.removeprefix(TOPICS) not in self._desk.now.pending:
                     self._store.move(ref, self._repo.ref(ref), None, "opsctl: topic")
 
+    def _refuse_unreadable(self, ours: str, theirs: str) -> None:
+        """What this program could not read again must not become the working side of this clone."""
+        rows = self._git.run("rev-list", "--max-count=20000", theirs, "--not", ours, timeout_s=60).decode().split()
+        try:
+            for oid in rows:
+                self._repo.commit(oid)
+            diff(self._repo, self._repo.commit(ours).tree, self._repo.commit(theirs).tree, limit=MOST)
+        except OpsError as error:
+            hint = "nothing was taken over; who runs the remote has to put its ops/drafts back"
+            message = f"ops/drafts of the remote cannot be read: {error.message}"
+            raise OpsError("not_adopted", message, cause=error.cause, hint=hint) from None
+
     def _unite(self, ours: str, theirs: str) -> None:
+        self._refuse_unreadable(ours, theirs)
         if self._is_ancestor(ours, theirs):
             tip = theirs
         else:
@@ -92,9 +105,14 @@ class Union:
             elif not ulid and path in (PLAN_PATH, POLICY_PATH, SIGNERS_PATH):
                 edits[path] = lookup(self._repo, gate.standing.tree, path)
 
-    def _topic(self, ulid: str, theirs: str | None) -> None:
-        """Unite one topic: the longer line, a join of equal texts, or our text as a new revision on theirs."""
+    def _topic(self, ulid: str, theirs: str | None, their_drafts: str | None) -> None:
+        """Unite one topic: the longer line, a join of equal texts, or one text as a new revision on the other.
+
+        A topic that does not hold what its own `ops/drafts` shows is no topic: it must not cost the votes here.
+        """
         ours = self._repo.ref(TOPICS + ulid)
+        if theirs and their_drafts and self._text(theirs, ulid) != self._entry(their_drafts, ulid):
+            theirs = None
         tip = self._chosen(ulid, ours, theirs)
         if tip is None or tip == ours:
             return
@@ -115,23 +133,30 @@ class Union:
             return theirs
         if self._repo.commit(ours).tree == self._repo.commit(theirs).tree:
             return self._join(ulid, ours, theirs)
-        return self._ours_on_top(ulid, ours, theirs)
+        if self._text(theirs, ulid) == self._desk.pending_entry(ulid):
+            return self._on_top(ulid, theirs, ours, "there") or ours
+        return self._on_top(ulid, ours, theirs, "here") or theirs
 
-    def _ours_on_top(self, ulid: str, ours: str, theirs: str) -> str:
-        """Our text as a revision after theirs, by its own author, who alone may sign it."""
+    def _entry(self, tip: str, ulid: str) -> Entry | None:
+        return lookup(self._repo, self._repo.commit(tip).tree, ids.path_of(ulid))
+
+    def _text(self, topic: str, ulid: str) -> Entry | None:
+        return story.read(self._repo, topic, ids.path_of(ulid), self._desk.now.reachable).final
+
+    def _on_top(self, ulid: str, newer: str, older: str, where: str) -> str | None:
+        """The text of one line as a revision on the other, by its own author, who alone may sign it."""
         path, gate = ids.path_of(ulid), self._desk.now.require_gate()
-        told = story.read(self._repo, ours, path, gate.scratch.reachable)
-        entry = self._desk.pending_entry(ulid)
+        told, entry = story.read(self._repo, newer, path, gate.scratch.reachable), self._desk.pending_entry(ulid)
         if told.final != entry or not told.content:
-            return theirs
+            return None
         author = told.content[-1].commit.author
         is_mine = author.startswith(f"{self._base.who[0]} <{self._base.who[1]}>")
         if gate.policy.separation_of_duties and not is_mine:
-            return theirs
+            return None
         title = self._desk.draft(ulid).document.title
-        self.notices.append(f"d_{ulid} was changed on both sides: the text from here is now the newer revision")
+        self.notices.append(f"d_{ulid} was changed on both sides: the text from {where} is now the newer revision")
         trailers = {"Ops-Kind": "edit", "Ops-Id": ulid}
-        return self._clerk.topic_commit(theirs, {path: entry}, title, trailers, author=author)
+        return self._clerk.topic_commit(older, {path: entry}, title, trailers, author=author)
 
     def _join(self, ulid: str, ours: str, theirs: str) -> str:
         payload = self._store.payload(
@@ -147,6 +172,9 @@ class Union:
         """Unite the notes: events are lines, so the union of lines is the merge."""
         for ref, theirs in self._repo.refs(f"{mirror}notes/").items():
             local = NOTES + ref.removeprefix(f"{mirror}notes/")
+            if not self._is_commit(theirs):
+                self.notices.append(f"{local} of the remote is no history of notes, and was left alone")
+                continue
             ours = self._repo.ref(local)
             if ours is None:
                 with self._store.lock():
@@ -154,6 +182,13 @@ class Union:
             elif ours != theirs and not self._is_ancestor(theirs, ours):
                 who = [f"user.name={self._base.who[0]}", f"user.email={self._base.who[1]}"]
                 self._git.run("notes", f"--ref={local}", "merge", "-q", "-s", "cat_sort_uniq", ref, guards=who)
+
+    def _is_commit(self, oid: str) -> bool:
+        try:
+            self._repo.commit(oid)
+        except OpsError:
+            return False
+        return True
 
     def _is_ancestor(self, old: str, new: str) -> bool:
         try:
