@@ -564,7 +564,7 @@ def test_list_on_a_terminal_shows_short_ids_that_every_command_takes(
     row = next(line for line in said.splitlines() if "A title" in line)
     short = row.split()[0]
     assert ulid.endswith(short)
-    assert sh.ok("show", short) == sh.ok("show", ulid)
+    assert sh.json("show", short) == sh.json("show", ulid)
 
 
 def test_lm_05_a_long_title_does_not_push_the_short_id_off_the_table(

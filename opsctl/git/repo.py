@@ -257,9 +257,20 @@ def _open(path: Path) -> pygit2.Repository:
         if found is None:
             hint = "run it inside a repository, name one with -C DIR, or make one with `git init`"
             raise OpsError("no_repository", f"{os.fspath(path)!a} is not in a git repository", hint=hint)
+        _refuse_special_files(Path(found))
         return pygit2.Repository(found)
     except (pygit2.GitError, KeyError, ValueError, UnicodeError) as error:
         raise _unopened(path, str(error)) from None
+
+
+def _refuse_special_files(git_dir: Path) -> None:
+    """A FIFO or device where libgit2 reads a file would make it wait for ever."""
+    common = _common_dir(git_dir)
+    names = [git_dir / "HEAD", *(common / name for name in ("config", "packed-refs", "objects/info/alternates"))]
+    for path in names:
+        if path.exists() and not path.is_file():
+            message = f"{path} is not a regular file"
+            raise OpsError("unsupported_repository", message, hint="this is no repository that git made")
 
 
 def _unopened(path: Path, cause: str) -> OpsError:

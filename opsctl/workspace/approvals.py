@@ -171,9 +171,9 @@ class Approvals:
 
     def _check_hidden(self, draft: Draft, content: str, allowed: frozenset[int]) -> None:
         found = text.refused(content, allowed)
-        found += [
-            char for value in _values(draft.document) for char in text.refused(value, allowed) if char not in found
-        ]
+        shown = {char.codepoint for char in found}
+        for value in _values(draft.document):
+            found += [char for char in text.refused(value, allowed) if char.codepoint not in shown]
         if not found:
             return
         labels = list(dict.fromkeys(char.label for char in found))
