@@ -39,8 +39,15 @@ class Places:
 
     def memory(self, root: str, common: Path) -> Path:
         """The folder of what was verified for one root in one clone."""
-        clone = hashlib.sha256(os.fsencode(common)).hexdigest()
-        return self.state / f"{root[:16]}-{clone[:16]}"
+        return self.state / f"{root[:16]}-{_clone(common)}"
+
+    def memories(self, common: Path) -> list[Path]:
+        """The folders of one clone, whatever its root."""
+        return sorted(self.state.glob(f"*-{_clone(common)}"))
+
+
+def _clone(common: Path) -> str:
+    return hashlib.sha256(os.fsencode(common)).hexdigest()[:16]
 
 
 def _xdg(environ: Mapping[str, str], name: str, default: Path) -> Path:

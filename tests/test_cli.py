@@ -937,14 +937,15 @@ def test_ap_21_approving_again_says_so_and_makes_no_commit(sh: Shell) -> None:
         assert (done.status, done.out) == (0, f"a_{ulid}")
         assert "was approved already" in done.err
     assert sh.json("approve", ulid, "--yes")[0]["already"] is True
-    sh.refused("approve", ulid, "--yes", "--expect", "0" * 12, status=4, says="is now")
+    sh.refused("approve", ulid, "--yes", "--expect", "0" * 64, status=4, says="is now")
+    sh.refused("approve", ulid, "--yes", "--expect", sh.digest(ulid)[7:19], status=2, says="not a digest")
     assert sh.site.git("for-each-ref") == before
 
 
 def test_approve_of_several_ids_makes_one_merge_each(sh: Shell) -> None:
     found = [sh.draft(text) for text in ("One.", "Two.", "Three.")]
     argv = [f"{ulid}@{sh.digest(ulid)}" for ulid in found]
-    argv[1] = f"{found[1]}@{sh.digest(found[1])[7:19]}"
+    argv[1] = f"{found[1]}@{sh.digest(found[1])[7:39]}"
     rows = sh.json("approve", *argv, "--yes")
     assert all(
         set(row) == {"approved", "draft", "have", "needed", "waiting_for", "already"} and row["draft"] is None
@@ -990,7 +991,7 @@ def test_cc_03_a_draft_with_two_revisions_needs_the_one_that_was_read(sh: Shell)
     ulid = sh.draft("One.")
     sh.ok("edit", ulid, "--title", "Two")
     done = sh.refused("approve", ulid, "--yes", status=4, says="had 2 revisions")
-    assert "--expect " + sh.digest(ulid)[7:19] in done.err
+    assert "--expect " + sh.digest(ulid) in done.err
     sh.refused("approve", ulid, status=3, says="needs a person at a terminal")
 
 

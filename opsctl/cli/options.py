@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from opsctl.config import Places
 from opsctl.errors import OpsError
 
 _ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
@@ -16,18 +17,18 @@ _PACKED = re.compile(r"^[0-9a-f]{40} refs/ops/topics/([0-7][0-9A-HJKMNP-TV-Z]{25
 
 
 def complete_id(incomplete: str) -> list[str]:
-    """Ids of pending drafts that begin or end so, from the names of their topics alone.
+    """Ids that begin or end so: pending ones by the names of their topics, decided ones from what was verified here.
 
     A key press must not wait for imports, and must not run git: a hostile clone could make it fetch.
     """
     prefix, part = (incomplete[:2], incomplete[2:]) if incomplete[:2] in ("d_", "a_") else ("", incomplete)
-    part = part.upper()
-    found = sorted(_topics(Path.cwd()), reverse=True)
+    part, common = part.upper(), _common_dir(Path.cwd())
+    found = sorted(_topics(common) | _decided(common), reverse=True) if common else []
     return [prefix + ulid for ulid in found if ulid.startswith(part) or (part and ulid.endswith(part))][:50]
 
 
-def _topics(folder: Path) -> set[str]:
-    """The ULIDs of the topics, loose and packed, of the repository that holds a folder."""
+def _common_dir(folder: Path) -> Path | None:
+    """The git directory that all work trees of the repository share, found by its files alone."""
     for place in (folder, *folder.parents):
         git = place / ".git" if (place / ".git").exists() else place
         try:
@@ -36,17 +37,36 @@ def _topics(folder: Path) -> set[str]:
             if (git / "commondir").is_file():
                 git = git / (git / "commondir").read_text(encoding="utf-8")[:4096].strip()
             if (git / "objects").is_dir():
-                names = {entry.name for entry in os.scandir(git / "refs/ops/topics")} if _has(git) else set()
-                packed = git / "packed-refs"
-                text = packed.read_text(encoding="utf-8", errors="replace") if packed.is_file() else ""
-                return {name for name in names if _ULID.fullmatch(name)} | set(_PACKED.findall(text))
+                return Path(os.path.realpath(git))
         except (OSError, ValueError):
-            return set()
-    return set()
+            return None
+    return None
 
 
-def _has(git: Path) -> bool:
-    return (git / "refs/ops/topics").is_dir()
+def _topics(common: Path) -> set[str]:
+    """The ULIDs of the topics, loose and packed."""
+    try:
+        names = set(os.listdir(common / "refs/ops/topics"))
+    except OSError:
+        names = set()
+    packed = common / "packed-refs"
+    text = packed.read_text(encoding="utf-8", errors="replace") if packed.is_file() else ""
+    return {name for name in names if _ULID.fullmatch(name)} | set(_PACKED.findall(text))
+
+
+def _decided(common: Path) -> set[str]:
+    """The ULIDs that were ever approved, as far as this machine verified them."""
+    import sqlite3
+
+    found: set[str] = set()
+    for folder in Places.of(os.environ).memories(common):
+        try:
+            database = sqlite3.connect(f"file:{folder / 'ledger.sqlite'}?mode=ro", uri=True, timeout=0.2)
+            found |= {row[0] for row in database.execute("SELECT DISTINCT ulid FROM chain WHERE kind = 'approve'")}
+            database.close()
+        except sqlite3.Error:
+            continue  # completion offers less; every command that needs the memory says what is wrong with it
+    return found
 
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="An id, or a unique part.", autocompletion=complete_id)]
