@@ -13,7 +13,7 @@ from typing import Any
 from opsctl.ledger import Ledger
 from opsctl.models import Document, Draft, RunSettings, Target, Vote
 
-_NAME = "pending"
+_NAME, _STATE = "pending", "listed"
 _LAYOUT = " ".join((*Document.__slots__, *RunSettings.__slots__, *Target.__slots__, *Draft.__slots__, *Vote.__slots__))
 """Rows of another layout are not understood, so they are not read."""
 
@@ -33,7 +33,7 @@ class Shelf:
 
     def whole(self, drafts: str) -> list[Draft] | None:
         """All drafts, if they were kept for this very state."""
-        if self._kept.get("key") == self._key and self._kept["drafts"] == drafts:
+        if self._kept.get("key") == self._key and self._ledger.cached(_STATE) == drafts:
             return [_draft(row) for row in self._kept["rows"].values()]
         return None
 
@@ -44,17 +44,19 @@ class Shelf:
 
     @staticmethod
     def clear(ledger: Ledger) -> None:
-        """Forget what was kept."""
-        ledger.cache(_NAME, "{}", instead_of=_NAME)
+        """Forget for which state the rows were kept; each is still good for its own text and topic."""
+        ledger.cache(_STATE, "", instead_of=_STATE)
 
     def keep(self, drafts: str, described: list[tuple[Draft, str | None]]) -> None:
         """Keep these, each with its topic's tip, in place of what was kept; not if a file could not be read."""
         if any(not draft.digest for draft, _ in described):
             return
         rows = {draft.ulid: _row(draft, topic) for draft, topic in described}
-        data = json.dumps({"key": self._key, "drafts": drafts, "rows": rows}, ensure_ascii=False)
+        data = json.dumps({"key": self._key, "rows": rows}, ensure_ascii=False)
         if len(data) < _LIMIT:
+            self._ledger.cache(_STATE, "", instead_of=_STATE)
             self._ledger.cache(_NAME, data, instead_of=_NAME)
+            self._ledger.cache(_STATE, drafts, instead_of=_STATE)
 
 
 def _row(draft: Draft, topic: str | None) -> list[Any]:
