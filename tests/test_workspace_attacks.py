@@ -263,3 +263,22 @@ def test_rm_14_drafts_of_a_remote_that_cannot_be_read_are_not_taken(clones: tupl
     assert caught.value.code == "not_adopted"
     with one.ws() as ws:
         assert ws.approvals.approve(ulid).item is not None
+
+
+def test_rm_05_what_was_adopted_counts_as_published_even_when_the_push_is_declined(clones: tuple[Site, Site]) -> None:
+    one, other = clones
+    with one.ws() as ws:
+        ws.approvals.approve(ws.drafts.create(NewDraft("work")).ulid)
+        ws.syncing.sync(None, _quiet)
+    with other.ws() as ws:
+        ws.drafts.create(NewDraft("of the other"))
+    hook = Path(one.git("remote", "get-url", "origin")) / "hooks" / "pre-receive"
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    with other.ws() as ws, pytest.raises(OpsError) as caught:
+        ws.syncing.sync(None, _quiet)
+    assert caught.value.code == "not_published"
+    with other.ws() as ws:
+        mark = ws.memory().load()
+        assert mark is not None
+        assert mark.published == one.tip() == other.tip()

@@ -114,7 +114,8 @@ class Syncing:
         """Take over the remote's decisions if they verify. Returns how many are new here."""
         theirs = self._repo.ref(f"{remotes.mirror(remote)}heads/approved")
         gate = self._desk.refresh().require_gate()
-        if theirs is None or theirs == gate.tip or gate.scratch.reachable(theirs):
+        if theirs is None or gate.scratch.reachable(theirs):
+            self._saw(theirs)
             return 0
         try:
             standing, scratch = self._base.history().verify(theirs, progress=self._base.progress, keep=False)
@@ -124,10 +125,25 @@ class Syncing:
         if scratch.upto >= gate.scratch.upto:
             with self._base.store.lock():
                 self._base.store.move(APPROVED, gate.tip, standing.tip, f"opsctl: sync {remote.name}")
+            self._saw(theirs)
             return count - gate.count
         self._refuse_rewind(remote, scratch.upto)
         self._replace(gate, theirs, count, scratch.upto)
         return count - scratch.upto - 1
+
+    def _saw(self, tip: str | None) -> None:
+        """Remember at once that a remote had this tip: a push that fails later must not open the way back."""
+        state = self._desk.refresh()
+        gate, ledger = state.require_gate(), state.ledger
+        place = ledger.position(tip) if tip else None
+
+        def raised(mark: Seen | None) -> Seen | None:
+            known = ledger.position(mark.published) if mark and mark.published else None
+            if place is None or (known is not None and known >= place):
+                return mark
+            return replace(mark or Seen(gate.standing.root, gate.tip, gate.count), published=tip)
+
+        self._base.memory().change(raised)
 
     def _refuse_rewind(self, remote: Remote, common: int) -> None:
         """Only what was never published may be signed again: a remote that lost published decisions went back."""
