@@ -23,10 +23,11 @@ from opsctl.errors import OpsError
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """The two folders."""
+    """The three folders."""
 
     config: Path
     state: Path
+    cache: Path
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Places:
@@ -35,11 +36,16 @@ class Places:
         return cls(
             _xdg(environ, "XDG_CONFIG_HOME", home / ".config") / "opsctl",
             _xdg(environ, "XDG_STATE_HOME", home / ".local" / "state") / "opsctl",
+            _xdg(environ, "XDG_CACHE_HOME", home / ".cache") / "opsctl",
         )
 
     def memory(self, root: str, common: Path) -> Path:
         """The folder of what was verified for one root in one clone."""
         return self.state / f"{root[:16]}-{_clone(common)}"
+
+    def clones(self, common: Path) -> Path:
+        """The folder in which the runs of one clone work."""
+        return self.cache / "runs" / _clone(common)
 
     def memories(self, common: Path) -> list[Path]:
         """The folders of one clone, whatever its root."""

@@ -221,6 +221,7 @@ _RUN: dict[str, _Reader] = {
     "not_after": _time,
     "timeout_s": _count,
     "network": _flag,
+    "parallel": _count,
 }
 
 

@@ -6,7 +6,7 @@ decides the exit status of the command line. A face maps the kind once and never
     OpsError
       invalid      2   the input is malformed: bad_id, bad_document, hidden_characters
       refused      3   understood and not allowed: not_approved, no_trust, below_threshold, bad_signature
-      conflict     4   the state moved or forbids it: stale_revision, already_decided
+      conflict     4   the state moved or forbids it: stale_revision, already_decided, run_active
       integrity    5   the history or an object cannot be trusted: bad_history, rolled_back, corrupt_object
       environment  6   the machine or the repository is not usable: no_signing_key, lock_busy, disk
       provider     7   a model provider failed
@@ -40,6 +40,11 @@ CODES: dict[str, tuple[str, str]] = {
     "hidden_characters": ("invalid", "the text has characters that do not show; each must be allowed by name"),
     "secret_found": ("invalid", "the text holds what looks like a secret"),
     "not_approved": ("refused", "only approved items can be used for this"),
+    "revoked": ("refused", "the item was approved and then taken out of use"),
+    "expired": ("refused", "the approved item says that it may not be run any more"),
+    "used_up": ("refused", "the item was run as often as it may be"),
+    "wider_than_approved": ("refused", "a flag asks for more than the approved file allows"),
+    "network_refused": ("refused", "the runner needs a network that the approved file or the policy does not allow"),
     "no_trust": ("refused", "this clone has no pinned root commit"),
     "trust_mismatch": ("refused", "the repository's root commit is not the pinned one"),
     "below_threshold": ("refused", "not enough approvers have signed"),
@@ -54,6 +59,11 @@ CODES: dict[str, tuple[str, str]] = {
     "already_decided": ("conflict", "the item was decided already, the other way"),
     "ref_conflict": ("conflict", "a branch moved, or a name is in the way; nothing was changed"),
     "not_published": ("conflict", "the remote did not take the push; the decision is kept here"),
+    "run_active": ("conflict", "the item has a run that has not ended"),
+    "run_ended": ("conflict", "the run has ended; a terminal state never changes"),
+    "stale_lease": ("conflict", "the lease is another one's, or its time ran out"),
+    "stale_base": ("conflict", "the branch has changed the files that the item is about"),
+    "key_reused": ("conflict", "the idempotency key was used for another request"),
     "diverged": ("conflict", "this clone and the remote decided differently"),
     "bad_history": ("integrity", "a commit on ops/approved breaks the trust rule"),
     "history_incomplete": ("integrity", "the history is cut before the pinned root"),
@@ -72,6 +82,10 @@ CODES: dict[str, tuple[str, str]] = {
     "disk": ("environment", "the disk is full, read-only or failing"),
     "git_failed": ("environment", "git ended with an error"),
     "remote_failed": ("environment", "the remote could not be reached or did not answer in time"),
+    "no_runner": ("environment", "no such runner is configured on this machine"),
+    "runner_failed": ("environment", "the runner's program could not be started"),
+    "no_sandbox": ("environment", "a sandbox is asked for, and this machine has none"),
+    "no_provider": ("environment", "no model provider is configured"),
     "no_editor": ("environment", "no editor could be started"),
     "unknown_id": ("not_found", "no item has this id"),
     "ambiguous_id": ("not_found", "more than one item fits this part of an id"),

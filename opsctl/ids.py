@@ -78,6 +78,18 @@ def milliseconds(ulid: str) -> int:
     return value
 
 
+def successor(ulid: str) -> str:
+    """The next ULID, for an event that follows another one whatever the clock says."""
+    value = 0
+    for letter in ulid:
+        value = value * 32 + ALPHABET.index(letter)
+    letters: list[str] = []
+    for _ in range(26):
+        value, digit = divmod(value + (not letters), 32)
+        letters.append(ALPHABET[digit])
+    return "".join(reversed(letters))
+
+
 def created_at(ulid: str) -> datetime:
     """The UTC time that the ULID carries."""
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=milliseconds(ulid))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -28,6 +28,8 @@ class RunSettings:
     not_after: str | None = None
     timeout_s: int | None = None
     network: bool | None = None
+    parallel: int | None = None
+    """How many runs may be active at once; absent means one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +185,58 @@ class Approved:
     path: str
 
 
+@dataclass(frozen=True, slots=True)
+class RunEntry:
+    """One line of a run's story: when, what happened (an event's kind), and what was said."""
+
+    at: datetime
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One execution of an approved item, as its events tell it.
+
+    `commit` and `digest` name the approval and the bytes that the run was made for; `last` is the newest event's ULID.
+    """
+
+    ulid: str
+    item: str
+    commit: str
+    digest: str
+    executor: str
+    runner: str | None
+    status: str
+    attempt: int
+    retry_of: str | None
+    by: str
+    created_at: datetime
+    base: str | None
+    key: str | None
+    request: str | None
+    last: str
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    holder: str | None = None
+    until: str | None = None
+    clone: str | None = None
+    message: str = ""
+    exit_code: int | None = None
+    result_ref: str | None = None
+    result: str | None = None
+    output: str | None = None
+    output_bytes: int | None = None
+    cut_bytes: int | None = None
+    outside: Sequence[str] = ()
+    usage: Mapping[str, int] | None = None
+    request_id: str | None = None
+    draft: str | None = None
+    argv: Sequence[str] = ()
+    sandbox: str | None = None
+    log: tuple[RunEntry, ...] = ()
+
+
 def utc(when: datetime) -> str:
     """A time as every interface prints it: UTC, ISO 8601, seconds, `Z`."""
     return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -223,6 +277,42 @@ def approved_json(item: Approved) -> dict[str, object]:
         "approved_by": decision.signer.principal,
         "signer": signer_json(decision.signer),
         "votes": [signer_json(vote) for vote in decision.votes],
+    }
+
+
+def run_json(run: Run) -> dict[str, object]:
+    """The run as `--json` and HTTP print it."""
+    return {
+        "id": f"r_{run.ulid}",
+        "approved_id": f"a_{run.item}",
+        "commit": run.commit,
+        "digest": run.digest,
+        "executor": run.executor,
+        "runner": run.runner,
+        "status": run.status,
+        "attempt": run.attempt,
+        "retry_of": run.retry_of,
+        "by": run.by or None,
+        "created_at": utc(run.created_at),
+        "started_at": utc(run.started_at) if run.started_at else None,
+        "finished_at": utc(run.finished_at) if run.finished_at else None,
+        "holder": run.holder,
+        "lease_until": run.until,
+        "base": run.base,
+        "argv": list(run.argv),
+        "sandbox": run.sandbox,
+        "message": run.message or None,
+        "exit_code": run.exit_code,
+        "result_ref": run.result_ref,
+        "result": run.result,
+        "outside": list(run.outside),
+        "output": run.output,
+        "output_bytes": run.output_bytes,
+        "cut_bytes": run.cut_bytes,
+        "usage": dict(run.usage) if run.usage else None,
+        "request_id": run.request_id,
+        "draft_id": run.draft,
+        "log": [{"at": utc(one.at), "event": one.kind, "message": one.message or None} for one in run.log],
     }
 
 

@@ -15,6 +15,7 @@ APPROVED = "refs/heads/ops/approved"
 DRAFTS = "refs/heads/ops/drafts"
 TOPICS = "refs/ops/topics/"
 NOTES = "refs/notes/ops/"
+RESULTS = "refs/heads/ops/runs/"
 
 Edits = Mapping[str, Entry | None]
 """Files by path; None deletes."""
@@ -28,13 +29,13 @@ class Store:
         self._now = now
         self._wait_s = lock_wait_s
 
-    def lock(self) -> RepoLock:
+    def lock(self, *, wait_s: float | None = None) -> RepoLock:
         """The lock that every writer takes; also refuses while an ops branch is checked out somewhere."""
-        for name, place in self.repo.checked_out("refs/heads/ops/"):
+        for name, place in self.repo.checked_out((APPROVED, DRAFTS)):
             short = name.removeprefix("refs/heads/")
             hint = f"switch that work tree to another branch first (for example `git switch -`): {place}"
             raise OpsError("checked_out", f"{short} is checked out in a work tree", hint=hint)
-        return RepoLock(self.repo.common, wait_s=self._wait_s)
+        return RepoLock(self.repo.common, wait_s=self._wait_s if wait_s is None else wait_s)
 
     def move(self, name: str, old: str | None, new: str | None, reason: str) -> None:
         """Move one ref; the lock is held by the caller."""

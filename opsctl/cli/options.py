@@ -27,6 +27,23 @@ def complete_id(incomplete: str) -> list[str]:
     return [prefix + ulid for ulid in found if ulid.startswith(part) or (part and ulid.endswith(part))][:50]
 
 
+def complete_approved(incomplete: str) -> list[str]:
+    """Ids of items that were ever approved."""
+    prefix, part = (incomplete[:2], incomplete[2:]) if incomplete[:2] == "a_" else ("", incomplete)
+    common = _common_dir(Path.cwd())
+    found = sorted(_decided(common), reverse=True) if common else []
+    return [prefix + ulid for ulid in found if ulid.startswith(part.upper()) or (part and ulid.endswith(part.upper()))][
+        :50
+    ]
+
+
+def complete_run(incomplete: str) -> list[str]:
+    """Ids of runs, newest first, from the index of this machine."""
+    part, common = incomplete.removeprefix("r_").upper(), _common_dir(Path.cwd())
+    found = sorted(_remembered(common, "runs.sqlite", "SELECT ulid FROM run"), reverse=True) if common else []
+    return ["r_" + ulid for ulid in found if ulid.startswith(part) or (part and ulid.endswith(part))][:50]
+
+
 def _common_dir(folder: Path) -> Path | None:
     """The git directory that all work trees of the repository share, found by its files alone."""
     for place in (folder, *folder.parents):
@@ -56,13 +73,17 @@ def _topics(common: Path) -> set[str]:
 
 def _decided(common: Path) -> set[str]:
     """The ULIDs that were ever approved, as far as this machine verified them."""
+    return _remembered(common, "ledger.sqlite", "SELECT DISTINCT ulid FROM chain WHERE kind = 'approve'")
+
+
+def _remembered(common: Path, name: str, query: str) -> set[str]:
     import sqlite3
 
     found: set[str] = set()
     for folder in Places.of(os.environ).memories(common):
         try:
-            database = sqlite3.connect(f"file:{folder / 'ledger.sqlite'}?mode=ro", uri=True, timeout=0.2)
-            found |= {row[0] for row in database.execute("SELECT DISTINCT ulid FROM chain WHERE kind = 'approve'")}
+            database = sqlite3.connect(f"file:{folder / name}?mode=ro", uri=True, timeout=0.2)
+            found |= {row[0] for row in database.execute(query)}
             database.close()
         except sqlite3.Error:
             continue  # completion offers less; every command that needs the memory says what is wrong with it
@@ -70,6 +91,10 @@ def _decided(common: Path) -> set[str]:
 
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="An id, or a unique part.", autocompletion=complete_id)]
+ApprovedId = Annotated[
+    str, typer.Argument(metavar="ID", help="An approved item: a_… or a unique part.", autocompletion=complete_approved)
+]
+RunId = Annotated[str, typer.Argument(metavar="ID", help="A run: r_… or a unique part.", autocompletion=complete_run)]
 Ids = Annotated[
     list[str], typer.Argument(metavar="ID", help="Ids, or unique parts; ID@DIGEST.", autocompletion=complete_id)
 ]

@@ -15,6 +15,7 @@ from opsctl import text
 from opsctl.errors import OpsError
 
 if TYPE_CHECKING:
+    from opsctl.config import Places
     from opsctl.workspace import Workspace
 
 _COLOURS = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "dim": "2", "bold": "1"}
@@ -38,6 +39,13 @@ class Session:
         if self._workspace is None:
             self._workspace = self.open()
         return self._workspace
+
+    @property
+    def places(self) -> Places:
+        """The user's own folders."""
+        from opsctl.config import Places
+
+        return Places.of(os.environ)
 
     def open(self, *, key: str | None = None) -> Workspace:
         """Open the workspace. Imports git and the rest, which a mere `--help` does not need."""

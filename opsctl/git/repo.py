@@ -197,8 +197,8 @@ class Repo:
                 else:
                     transaction.set_target(update.name, update.new, None, reason)
 
-    def checked_out(self, prefix: str) -> list[tuple[str, Path]]:
-        """Branches below a prefix that a work tree has checked out, with the git directory of that work tree."""
+    def checked_out(self, branches: Sequence[str]) -> list[tuple[str, Path]]:
+        """Those of some branches that a work tree has checked out, with the folder of that work tree."""
         heads = [] if self.is_bare else [self.common / "HEAD"]
         heads += sorted((self.common / "worktrees").glob("*/HEAD"))
         found = []
@@ -207,9 +207,24 @@ class Repo:
                 name = os.fsdecode(loose.read_small(head)).strip().removeprefix("ref: ")
             except OSError:
                 continue
-            if name.startswith(prefix):
+            if name in branches:
                 found.append((name, _work_tree(head.parent)))
         return found
+
+    def default_branch(self) -> tuple[str, str] | None:
+        """Name and tip of the branch that work starts from: origin's, as far as this clone knows it, else HEAD's."""
+        found = self._git.references.get("refs/remotes/origin/HEAD")
+        names = [str(found.target).removeprefix("refs/remotes/origin/")] if found is not None else []
+        try:
+            head = os.fsdecode(loose.read_small(self.common / "HEAD")).strip()
+        except OSError:
+            head = ""
+        names += [head.removeprefix("ref: refs/heads/")] if head.startswith("ref: refs/heads/") else []
+        for name in (*names, "main", "master"):
+            tip = self.ref(f"refs/heads/{name}") or self.ref(f"refs/remotes/origin/{name}")
+            if tip and not name.startswith("ops/"):
+                return name, tip
+        return None
 
     def resolve(self, name: str) -> str | None:
         """The commit of a branch, tag or full oid that a person named; never a revision expression."""

@@ -16,8 +16,11 @@ from opsctl.workspace.drafts import Drafts
 if TYPE_CHECKING:
     from opsctl.workspace.approvals import Approvals
     from opsctl.workspace.doctor import Doctor
+    from opsctl.workspace.executing import Executing
     from opsctl.workspace.founding import Founding
     from opsctl.workspace.governing import Governing
+    from opsctl.workspace.runbook import Runbook
+    from opsctl.workspace.runs import Runs
     from opsctl.workspace.syncing import Syncing
     from opsctl.workspace.verification import Verification
 
@@ -77,6 +80,27 @@ class Workspace(Base):
         from opsctl.workspace.syncing import Syncing
 
         return Syncing(self, self.desk, self.clerk, self.approvals, self.governing)
+
+    @cached_property
+    def runs(self) -> Runs:
+        """Make, claim, report, cancel, retry, look."""
+        from opsctl.workspace.runs import Runs
+
+        return Runs(self, self.desk, self.runbook)
+
+    @cached_property
+    def runbook(self) -> Runbook:
+        """The record of runs."""
+        from opsctl.workspace.runbook import Runbook
+
+        return Runbook(self, self.desk)
+
+    @cached_property
+    def executing(self) -> Executing:
+        """Carry out a run on this machine."""
+        from opsctl.workspace.executing import Executing
+
+        return Executing(self, self.desk, self.runs, self.runbook)
 
     @cached_property
     def doctor(self) -> Doctor:

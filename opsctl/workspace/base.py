@@ -11,17 +11,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from opsctl import ids
 from opsctl.config import Memory, Pin, Pins, Places, Seen, is_root
 from opsctl.errors import OpsError
 from opsctl.git import command
 from opsctl.git.repo import Repo
 from opsctl.history import BrokenHistory, History, Progress, Scratch
+from opsctl.leases import Uptime, uptime
 from opsctl.ledger import Ledger
 from opsctl.models import Policy
 from opsctl.policy import Standing
 from opsctl.store import APPROVED, Store
 
 if TYPE_CHECKING:
+    from ulid import ULIDGenerator
+
     from opsctl.git.signing import Signer
 
 _LOCK_WAIT_S = 10.0
@@ -58,10 +62,12 @@ class Base:
         interactive: bool = False,
         progress: Progress | None = None,
         key: str | None = None,
+        uptime: Uptime = uptime,
     ) -> None:
         self.path = path
         self.environ = environ
         self.now = now
+        self.uptime = uptime
         self.interactive = interactive
         self.progress = progress
         self.repo = Repo(path)
@@ -81,6 +87,22 @@ class Base:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @cached_property
+    def _generator(self) -> ULIDGenerator:
+        from ulid import LaxMonotonicPolicy, ULIDGenerator  # reading must not pay for it
+
+        return ULIDGenerator(clock=lambda: int(self.now().timestamp() * 1000), policy=LaxMonotonicPolicy())
+
+    def new_ulid(self) -> str:
+        """A new ULID, later than every earlier one of this process. Raises `bad_input` where no id holds the time."""
+        try:
+            ulid = str(self._generator.generate())
+        except (ValueError, OverflowError):
+            ulid = ""
+        if not ids.is_ulid(ulid):
+            raise OpsError("bad_input", "the clock of this machine shows a time that no id can hold", hint="date")
+        return ulid
 
     # -- who acts -----------------------------------------------------------------------------------------------
 

@@ -71,7 +71,7 @@ class Doctor:
                     yield Check("note", "locks", f"removed the stale lock {path}")
         elif found:
             yield Check("problem", "locks", f"{len(found)} stale lock files, such as {found[0]}", "opsctl doctor --fix")
-        for name, place in self._repo.checked_out("refs/heads/ops/"):
+        for name, place in self._repo.checked_out((APPROVED, DRAFTS)):
             hint = "git switch - (in that work tree)"
             yield Check("problem", "checked out", f"{name} is checked out at {place}; nothing can be written", hint)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from opsctl import document as documents
@@ -18,7 +17,7 @@ from opsctl.workspace.clerk import Clerk, Staged, already
 from opsctl.workspace.desk import Desk
 
 if TYPE_CHECKING:
-    from ulid import ULIDGenerator
+    pass
 
 STATUSES = ("draft", "approved", "rejected", "error", "revoked")
 
@@ -62,7 +61,7 @@ class Drafts:
     def create(self, new: NewDraft) -> Draft:
         """File a draft. Raises `bad_document`, `too_large`, `secret_found` before any object is written."""
         document = Document(
-            ulid=self._new_ulid(),
+            ulid=self._base.new_ulid(),
             title=new.title if new.title is not None else documents.title_from(new.prompt),
             prompt=new.prompt,
             labels=new.labels,
@@ -238,21 +237,6 @@ class Drafts:
         return draft
 
     # -- details ------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def _generator(self) -> ULIDGenerator:
-        from ulid import LaxMonotonicPolicy, ULIDGenerator  # only new drafts need it
-
-        return ULIDGenerator(clock=lambda: int(self._base.now().timestamp() * 1000), policy=LaxMonotonicPolicy())
-
-    def _new_ulid(self) -> str:
-        try:
-            ulid = str(self._generator.generate())
-        except (ValueError, OverflowError):
-            ulid = ""
-        if not ids.is_ulid(ulid):
-            raise OpsError("bad_input", "the clock of this machine shows a time that no id can hold", hint="date")
-        return ulid
 
     def _target(self, base: str | None, paths: tuple[str, ...]) -> Target:
         """A branch name is resolved now and kept beside the commit."""

@@ -1,0 +1,200 @@
+"""`opsctl run`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from opsctl import ids, text
+from opsctl.cli.app import command
+from opsctl.cli.options import ApprovedId
+from opsctl.cli.session import Session
+from opsctl.errors import OpsError
+from opsctl.models import run_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opsctl.models import Run
+    from opsctl.workspace.executing import Settings
+    from opsctl.workspace.hold import Hold
+
+ENDED_OTHERWISE = 9
+"""Exit status for a run that ended in anything but done."""
+
+Executor = Annotated[str | None, typer.Option("--executor", metavar="E", help="claim, provider or exec.")]
+RunnerName = Annotated[str | None, typer.Option("--runner", metavar="NAME", help="A runner of yours.")]
+Detach = Annotated[bool, typer.Option("--detach", "-d", help="Go on in the background.")]
+Keep = Annotated[bool, typer.Option("--keep", help="Leave the private clone for you to look at.")]
+IdempotencyKey = Annotated[
+    str | None, typer.Option("--idempotency-key", metavar="K", help="The same key gives the same run.")
+]
+AsDraft = Annotated[bool, typer.Option("--as-draft", help="File a provider's answer as a new draft.")]
+AtBase = Annotated[bool, typer.Option("--at-base", help="Run on the approved base though its branch moved on.")]
+Sandbox = Annotated[
+    bool | None, typer.Option("--sandbox/--no-sandbox", help="Default: where this machine has one.", show_default=False)
+]
+_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @command(app, "run", example="opsctl run a_4F7K --runner claude", json=True)
+    def run(
+        session: Session,
+        identifier: ApprovedId,
+        executor: Executor = None,
+        runner: RunnerName = None,
+        detach: Detach = False,
+        keep: Keep = False,
+        idempotency_key: IdempotencyKey = None,
+        as_draft: AsDraft = False,
+        at_base: AtBase = False,
+        sandbox: Sandbox = None,
+        announce: Annotated[bool, typer.Option("--announce", hidden=True)] = False,
+    ) -> int:
+        """Carry out an approved item. Only the approved bytes decide what runs and how; flags may only narrow.
+
+        Exit 0: done; 9: the run ended otherwise; 3: refused.
+        """
+        from opsctl.runterms import Wish
+        from opsctl.workspace.executing import Settings
+
+        if detach:
+            return _detached(session)
+        workspace = session.workspace
+        item = _item(session, identifier)
+        wish = Wish(executor, runner, at_base)
+        made, hold = workspace.runs.create(item, wish, key=idempotency_key)
+        if announce:
+            _announce(made)
+        if hold is None:
+            return _made(session, made)
+        ended = carry_out(session, made, hold, Settings(keep=keep, sandbox=sandbox, as_draft=as_draft))
+        if not announce:
+            tell(session, ended)
+        return 0 if ended.status == "done" else ENDED_OTHERWISE
+
+
+def _item(session: Session, identifier: str) -> str:
+    """The ULID of the approved item; a draft's id is refused by its form (ID-05)."""
+    from opsctl.workspace.runs import not_approved
+
+    given = ids.parse(identifier)
+    _, ulid = session.workspace.desk.resolve(identifier)
+    if given.kind == "d":
+        refusal = not_approved(ulid)
+        if session.workspace.desk.is_approved(ulid):
+            refusal = OpsError(refusal.code, "a draft's id is never run", hint=f"opsctl run a_{ulid}")
+        raise refusal
+    return ulid
+
+
+def _made(session: Session, made: Run) -> int:
+    """A run that waits for an agent, or that the same key made before."""
+    if session.as_json:
+        session.emit(run_json(made))
+    else:
+        session.result(f"r_{made.ulid}")
+        session.say(f"r_{made.ulid} is {made.status}, {made.executor}")
+        if made.status == "pending":
+            session.say(f"next: an agent takes it: opsctl runs claim r_{made.ulid}")
+    return 0 if made.status in ("pending", "claimed", "running", "done") else ENDED_OTHERWISE
+
+
+def tell(session: Session, run: Run) -> None:
+    """Say how a run ended, where its result is, and what comes next."""
+    if session.as_json:
+        return session.emit(run_json(run))
+    name = f"r_{run.ulid}"
+    session.result(name)
+    said = f": {run.message}" if run.message else ""
+    session.say(f"{name} {run.status}{said}")
+    if run.result_ref:
+        branch = run.result_ref.removeprefix("refs/heads/")
+        session.say(f"result: {branch}, {(run.result or '')[:12]} on {(run.base or '')[:12]}")
+        session.say(f"next: git diff {(run.base or '')[:12]} {branch}; git merge {branch}")
+    elif run.status == "done" and run.executor == "exec":
+        session.say("it changed no files")
+    if run.output and run.output_bytes:
+        session.say(f"what it printed: opsctl runs log {name}")
+    return None
+
+
+def carry_out(session: Session, made: Run, hold: Hold, settings: Settings | None = None) -> Run:
+    """Carry a run out, with progress on a terminal."""
+    from opsctl.workspace.executing import Settings
+
+    with _Progress(session) as progress:
+        return session.workspace.executing.carry_out(made, hold, settings or Settings(), progress.show)
+
+
+class _Progress:
+    """A spinner, the time, and the last line, on a terminal; nothing elsewhere."""
+
+    def __init__(self, session: Session) -> None:
+        self._on = sys.stderr.isatty() and not session.as_json
+        self._start = time.monotonic()
+        self._turn = 0
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._on:
+            sys.stderr.write("\r\x1b[K")
+
+    @property
+    def show(self) -> Callable[[str], None]:
+        """What hears the last line."""
+        return self._show if self._on else lambda _: None
+
+    def _show(self, line: str) -> None:
+        self._turn += 1
+        passed = int(time.monotonic() - self._start)
+        mark = _SPINNER[self._turn % len(_SPINNER)]
+        shown = text.one_line(line, max(10, shutil.get_terminal_size().columns - 14))
+        sys.stderr.write(f"\r{mark} {passed // 60}:{passed % 60:02} {shown}\x1b[K")
+        sys.stderr.flush()
+
+
+def _detached(session: Session) -> int:
+    """The same command in a session of its own; its first line is the run, then it is on its own."""
+    arguments = [one for one in sys.argv[1:] if one not in ("--detach", "-d")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "opsctl", *arguments, "--announce"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
+    line = process.stdout.readline() if process.stdout else b""
+    if not line.startswith(b"{"):
+        told = process.stderr.read() if process.stderr else b""
+        sys.stderr.write(told.decode("utf-8", "replace"))
+        return process.wait()
+    row = json.loads(line)
+    if session.as_json:
+        session.emit(row)
+    else:
+        session.data(row["id"])
+        session.say(f"{row['id']} goes on in the background: opsctl runs log -f {row['id']}")
+    return 0
+
+
+def _announce(made: Run) -> None:
+    """Tell the run to whoever started this process, and let go of everything that ties the two together."""
+    print(json.dumps(run_json(made)), flush=True)
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    os.close(null)

@@ -1,0 +1,98 @@
+"""What a program printed: the first and the last mebibyte, in bounded memory, with known secrets taken out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from opsctl import secretscan, text
+
+KEPT = 1024 * 1024
+"""Bytes that are kept of the beginning, and of the end."""
+
+LIVE_LIMIT = 16 * 1024 * 1024
+"""Bytes of the live log; it is for watching, not for keeping."""
+
+_LINE = 64 * 1024
+
+
+class Output:
+    """Takes bytes as they come. The live log is a local file that is written line by line."""
+
+    def __init__(self, live: Path | None) -> None:
+        self.total = 0
+        self.last_line = ""
+        self.fault: str | None = None
+        self._head = bytearray()
+        self._tail = bytearray()
+        self._line = bytearray()
+        self._written = 0
+        self._live = -1
+        if live:
+            try:
+                live.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+                self._live = os.open(live, flags, 0o600)
+            except OSError as error:
+                self.fault = error.strerror
+
+    def feed(self, data: bytes) -> None:
+        """More of it."""
+        self.total += len(data)
+        room = KEPT - len(self._head)
+        self._head += data[:room] if room > 0 else b""
+        rest = data[max(0, room) :]
+        self._tail += rest[-KEPT:]
+        if len(self._tail) > 2 * KEPT:
+            del self._tail[:-KEPT]
+        if self._written < LIVE_LIMIT:
+            self._lines(data)
+        else:
+            self._note_last(data)
+
+    def _lines(self, data: bytes) -> None:
+        self._line += data[-LIVE_LIMIT:]
+        while (end := self._line.find(b"\n") + 1) or len(self._line) > _LINE:
+            end = end or _LINE
+            self._write(bytes(self._line[:end]))
+            del self._line[:end]
+
+    def _write(self, line: bytes) -> None:
+        self._note_last(line)
+        if self._live < 0 or self._written >= LIVE_LIMIT:
+            return
+        data = secretscan.redact(line.decode("utf-8", "replace")).encode()
+        self._written += len(data)
+        if self._written >= LIVE_LIMIT:
+            data += b"\n[opsctl: the live log ends here; the first and last MiB are kept with the run]\n"
+        try:
+            os.write(self._live, data)
+        except OSError as error:  # a full disk must not end the run; the run says so (RN-10)
+            self.fault = error.strerror
+            self._close()
+
+    def _note_last(self, data: bytes) -> None:
+        lines = data[-4096:].decode("utf-8", "replace").strip().splitlines()
+        if lines:
+            self.last_line = text.one_line(secretscan.redact(lines[-1]), 200)
+
+    def _close(self) -> None:
+        if self._live >= 0:
+            with contextlib.suppress(OSError):
+                os.close(self._live)
+            self._live = -1
+
+    def finish(self) -> tuple[bytes, int]:
+        """What is kept, as text without known secrets, and how many bytes were cut out of the middle."""
+        if self._line:
+            self._write(bytes(self._line))
+            self._line.clear()
+        self._close()
+        tail = bytes(self._tail[-KEPT:])
+        cut = self.total - len(self._head) - len(tail)
+        parts = [bytes(self._head)]
+        if cut:
+            parts.append(b"\n[opsctl: %d bytes are left out here]\n" % cut)
+        parts.append(tail)
+        return secretscan.redact(b"".join(parts).decode("utf-8", "replace")).encode(), cut

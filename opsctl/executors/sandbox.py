@@ -1,0 +1,130 @@
+"""Bubblewrap around a runner's program: no network, nothing to write but the clone, secrets out of sight."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from opsctl.config import Places
+from opsctl.errors import OpsError
+from opsctl.executors.clone import PrivateClone
+from opsctl.runners import Runner
+
+_SYSTEM = ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
+_EMPTIED = ("/tmp", "/var/tmp", "/run", "/dev/shm")  # noqa: S108  sockets and other people's files live there
+_HIDDEN_AT_HOME = (".ssh", ".gnupg", ".aws", ".kube", ".netrc", ".git-credentials", ".config/git/credentials")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What the program may do: folders it may write, folders and files that are hidden, whether it has the network."""
+
+    home: Path
+    writes: Sequence[Path]
+    hides: Sequence[Path]
+    reads: Sequence[Path]
+    network: bool
+
+
+def walled(
+    runner: Runner,
+    environ: Mapping[str, str],
+    places: Places,
+    clone: PrivateClone,
+    *,
+    asked: bool | None,
+    network: bool,
+    hides: Sequence[Path] = (),
+) -> tuple[list[str], str]:
+    """The runner's argument list in a sandbox, and what the sandbox is: `bwrap` or `none`.
+
+    `asked` None means: as the runner says, else where this machine has one. Raises `no_sandbox`, and
+    `network_refused` where the runner needs a network that it does not get.
+    """
+    wanted = asked if asked is not None else runner.sandbox
+    found = available(environ.get("PATH")) if wanted is not False else None
+    if wanted and not found:
+        hint = "install bubblewrap, or take --no-sandbox: a program that runs as you can do what you can"
+        raise OpsError("no_sandbox", "no sandbox works on this machine", hint=hint)
+    if found is None:
+        return runner.argv(), "none"
+    if runner.network and not network:
+        hint = "[run] network = true in the approved file and allow_network = true in the policy allow it"
+        raise OpsError("network_refused", f"the runner {runner.name} needs the network", hint=hint)
+    cell = _cell(runner, environ, places, clone, network=network, hides=hides)
+    return wrapped(found, runner.argv(), cell, clone.work), "bwrap with network" if network else "bwrap"
+
+
+def _cell(
+    runner: Runner,
+    environ: Mapping[str, str],
+    places: Places,
+    clone: PrivateClone,
+    *,
+    network: bool,
+    hides: Sequence[Path],
+) -> Cell:
+    home = Path(environ.get("HOME", "/nonexistent"))
+    hidden = [*hides, places.config, places.state, places.cache]
+    runtime = environ.get("XDG_RUNTIME_DIR")
+    if runtime and Path(runtime) != home:
+        hidden.append(Path(runtime))
+    program = [Path(one) for one in runner.argv() if os.path.isabs(one) and os.path.exists(one)]
+    reads = [*program, *(one.parent.parent for one in program[:1] if os.access(one, os.X_OK))]
+    return Cell(home, [clone.work, clone.folder / "tmp", *runner.writable(home)], hidden, reads, network)
+
+
+@cache
+def available(path: str | None) -> str | None:
+    """The absolute path of a bubblewrap that works here, or None."""
+    found = shutil.which("bwrap", path=path)
+    if found is None:
+        return None
+    probe = [found, "--unshare-all", "--die-with-parent", *_SYSTEM, "true"]
+    try:
+        done = subprocess.run(probe, capture_output=True, timeout=10, check=False, env={"PATH": path or os.defpath})
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return os.path.abspath(found) if done.returncode == 0 else None
+
+
+def wrapped(program: str, argv: Sequence[str], cell: Cell, cwd: Path) -> list[str]:
+    """The argument list that runs `argv` in the cell. Later mounts lie over earlier ones."""
+    options = ["--unshare-all", "--die-with-parent", "--new-session"]
+    options += ["--share-net"] if cell.network else []
+    options += _SYSTEM
+    for folder in _EMPTIED:
+        options += ["--tmpfs", folder] if os.path.isdir(folder) and not os.path.islink(folder) else []
+    options += _resolver() if cell.network else []
+    for place in _covered([cell.home, *cell.reads, *cell.hides]):
+        options += ["--ro-bind-try", os.fspath(place), os.fspath(place)]
+    for place in [*(cell.home / name for name in _HIDDEN_AT_HOME), *cell.hides]:
+        options += _hide(place)
+    for place in cell.writes:
+        options += ["--bind-try", os.fspath(place), os.fspath(place)]
+    return [program, *options, "--chdir", os.fspath(cwd), "--", *argv]
+
+
+def _covered(places: Iterable[Path]) -> list[Path]:
+    """Those that lie below a folder that was emptied, outermost first."""
+    real = {Path(os.path.realpath(place)) for place in places}
+    return sorted(place for place in real if any(Path(folder) in place.parents for folder in _EMPTIED))
+
+
+def _hide(place: Path) -> list[str]:
+    if place.is_symlink() or not place.exists():
+        place = Path(os.path.realpath(place))
+    if place.is_dir():
+        return ["--tmpfs", os.fspath(place)]
+    return ["--ro-bind", os.devnull, os.fspath(place)] if place.exists() else []
+
+
+def _resolver() -> list[str]:
+    """Names are looked up by a file that may lie below /run."""
+    real = os.path.realpath("/etc/resolv.conf")
+    return ["--ro-bind-try", real, real] if real.startswith("/run/") else []

@@ -1,0 +1,152 @@
+"""Who holds a run on this machine, and how often an item was run: facts that notes may not decide. Imports errors.
+
+Lease tokens are kept as hashes, outside every repository. A lease ends by the time since boot, which no change of the
+clock moves (RN-16); after a reboot the wall clock has to do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from opsctl.errors import OpsError
+
+SHORTEST_S, LONGEST_S = 5, 86400
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS lease (
+    run TEXT PRIMARY KEY, hash TEXT, seconds REAL, boot TEXT, up REAL, wall REAL, generation INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS process (run TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS spent (item TEXT PRIMARY KEY, count INTEGER) WITHOUT ROWID;
+"""
+Uptime = Callable[[], tuple[str, float]]
+
+
+def uptime() -> tuple[str, float]:
+    """The name of this boot, and the seconds since it; both empty where the system does not tell."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return boot, time.clock_gettime(time.CLOCK_BOOTTIME)
+    except (OSError, AttributeError):
+        return "", 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A hold on a run: how long one renewal lasts, and when the last one ends."""
+
+    run: str
+    seconds: float
+    generation: int
+    ended: bool
+
+
+class Leases:
+    """The local state of runs of one clone."""
+
+    def __init__(self, path: Path, *, now: Callable[[], datetime], uptime: Uptime) -> None:
+        self._now = now
+        self._uptime = uptime
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._database = sqlite3.connect(path, timeout=10, isolation_level=None)
+            self._database.execute("PRAGMA synchronous = FULL")
+            self._database.executescript(_SCHEMA)
+        except (sqlite3.Error, OSError) as error:
+            raise self._unusable(error) from None
+
+    def _unusable(self, error: Exception) -> OpsError:
+        hint = f"mend the permissions or make room; a damaged file can be moved away: {self._path}"
+        return OpsError("disk", "the leases of this machine cannot be used", cause=str(error), hint=hint)
+
+    @contextmanager
+    def _guarded(self) -> Iterator[sqlite3.Connection]:
+        try:
+            yield self._database
+        except sqlite3.Error as error:
+            raise self._unusable(error) from None
+
+    # -- leases of outside agents -------------------------------------------------------------------------------
+
+    def grant(self, run: str, seconds: float, generation: int) -> str:
+        """A new token for a run, in place of any other. It is not kept and cannot be shown again."""
+        token = "opsctl_lease_" + secrets.token_urlsafe(32)
+        with self._guarded() as database:
+            row = (run, _hash(token), seconds, *self._end(seconds), generation)
+            database.execute("INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        return token
+
+    def holds(self, run: str, token: str) -> bool:
+        """True if the token is the run's and its time has not run out."""
+        with self._guarded() as database:
+            row = database.execute("SELECT hash FROM lease WHERE run = ?", (run,)).fetchone()
+        lease = self.find(run)
+        return bool(row and lease and not lease.ended and hmac.compare_digest(row[0], _hash(token)))
+
+    def renew(self, run: str) -> None:
+        """Start the lease's time anew."""
+        lease = self.find(run)
+        if lease:
+            with self._guarded() as database:
+                end = (*self._end(lease.seconds), run)
+                database.execute("UPDATE lease SET boot = ?, up = ?, wall = ? WHERE run = ?", end)
+
+    def find(self, run: str) -> Lease | None:
+        """The lease of a run that was given on this machine."""
+        with self._guarded() as database:
+            query = "SELECT seconds, boot, up, wall, generation FROM lease WHERE run = ?"
+            row = database.execute(query, (run,)).fetchone()
+        if row is None:
+            return None
+        seconds, boot, up, wall, generation = row
+        here, since = self._uptime()
+        ended = since >= up if boot and boot == here else self._now().timestamp() >= wall
+        return Lease(run, seconds, generation, ended)
+
+    def _end(self, seconds: float) -> tuple[str, float, float]:
+        boot, since = self._uptime()
+        return boot, since + seconds, self._now().timestamp() + seconds
+
+    # -- processes of this machine ------------------------------------------------------------------------------
+
+    def note_process(self, run: str) -> None:
+        """Remember that a process of this machine carries the run out."""
+        with self._guarded() as database:
+            database.execute("INSERT OR REPLACE INTO process VALUES (?)", (run,))
+
+    def processes(self) -> list[str]:
+        """Runs that a process of this machine carries out, or did when it died."""
+        with self._guarded() as database:
+            return [row[0] for row in database.execute("SELECT run FROM process ORDER BY run")]
+
+    def forget(self, run: str) -> None:
+        """The run has ended."""
+        with self._guarded() as database:
+            database.execute("DELETE FROM process WHERE run = ?", (run,))
+            database.execute("DELETE FROM lease WHERE run = ?", (run,))
+
+    # -- how often ----------------------------------------------------------------------------------------------
+
+    def spent(self, item: str) -> int:
+        """How many runs of an item this machine has made."""
+        with self._guarded() as database:
+            row = database.execute("SELECT count FROM spent WHERE item = ?", (item,)).fetchone()
+        return int(row[0]) if row else 0
+
+    def spend(self, item: str, at_least: int) -> None:
+        """Count one more run; what the notes say counts too where it is more."""
+        with self._guarded() as database:
+            count = max(self.spent(item), at_least) + 1
+            database.execute("INSERT OR REPLACE INTO spent VALUES (?, ?)", (item, count))
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,206 @@
+"""The user's runners: programs that carry out approved prompts. Only `$XDG_CONFIG_HOME/opsctl/runners.toml` names them.
+
+Nothing of it is ever read from a repository. Imports errors, toml and config.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from opsctl import toml
+from opsctl.config import Places, write_file
+from opsctl.errors import OpsError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_NEVER = re.compile(r"SSH_AUTH_SOCK|SSH_AGENT_PID|XDG_.*|OPSCTL_.*|GIT_.*|GPG_AGENT_INFO|LD_.*|DYLD_.*|DBUS_.*")
+DEFAULT_ENV = ("PATH", "HOME", "LANG", "LC_ALL", "TERM", "TMPDIR", "USER", "LOGNAME", "SHELL")
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """A program by argument list, and what it gets: variables by name, folders it may write, the network.
+
+    `sandbox` None means: where this machine has one.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    env: tuple[str, ...] = DEFAULT_ENV
+    timeout_s: int | None = None
+    sandbox: bool | None = None
+    allow_shell: bool = False
+    network: bool = False
+    writes: tuple[str, ...] = ()
+
+    def argv(self) -> list[str]:
+        """The argument list; one string is given to a shell, where the user's configuration allows it."""
+        return ["/bin/sh", "-c", self.command[0]] if self.allow_shell and len(self.command) == 1 else [*self.command]
+
+    def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """The variables that the program gets."""
+        return {name: environ[name] for name in self.env if name in environ}
+
+    def writable(self, home: Path) -> list[Path]:
+        """The folders outside the clone that the program may write."""
+        return [Path(os.path.abspath(home / one.removeprefix("~/"))) for one in self.writes]
+
+
+PRESETS: dict[str, Runner] = {
+    "claude": Runner(
+        "claude",
+        ("claude", "-p", "--permission-mode", "acceptEdits", "--output-format", "text"),
+        (*DEFAULT_ENV, "ANTHROPIC_API_KEY"),
+        network=True,
+        writes=("~/.claude", "~/.claude.json"),
+    ),
+    "codex": Runner(
+        "codex",
+        ("codex", "exec", "--sandbox", "workspace-write", "--skip-git-repo-check", "-"),
+        (*DEFAULT_ENV, "OPENAI_API_KEY", "CODEX_API_KEY"),
+        network=True,
+        writes=("~/.codex",),
+    ),
+    "aider": Runner(
+        "aider",
+        ("aider", "--yes-always", "--no-stream", "--no-check-update", "--message-file", "/dev/stdin"),
+        (*DEFAULT_ENV, "OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "OLLAMA_API_BASE"),
+        network=True,
+        writes=("~/.aider",),
+    ),
+}
+"""Starting points that `runner add` writes; the file is the user's to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runners:
+    """What the file says."""
+
+    path: Path
+    default: str | None = None
+    known: Mapping[str, Runner] = field(default_factory=dict)
+
+    @property
+    def chosen(self) -> str | None:
+        """The runner where nobody names one: the default, or the only one."""
+        return self.default or (next(iter(self.known)) if len(self.known) == 1 else None)
+
+    def get(self, name: str | None) -> Runner:
+        """A runner by name. Raises `no_runner`."""
+        wanted = name or self.chosen
+        found = self.known.get(wanted) if wanted else None
+        if found is None:
+            known = ", ".join(self.known) or "none"
+            said = f"no runner {wanted!a} is configured here" if wanted else "no runner is named"
+            raise OpsError(
+                "no_runner", f"{said}; known: {known}", hint="opsctl runner add claude (or a program of yours)"
+            )
+        return found
+
+
+def load(places: Places) -> Runners:
+    """Read the file; none is no runners. Raises `bad_config`."""
+    path = places.config / "runners.toml"
+    try:
+        table = toml.loads(path.read_text(encoding="utf-8"))
+        rows = table.get("runner", {})
+        if set(table) - {"runner", "default"} or not isinstance(rows, dict):
+            raise ValueError("only `default` and [runner.NAME] tables belong here")
+        known = {name: _runner(name, row) for name, row in rows.items()}
+        default = table.get("default")
+        if default is not None and default not in known:
+            raise ValueError(f"default = {default!r} names no runner")
+        return Runners(path, default, known)
+    except FileNotFoundError:
+        return Runners(path)
+    except (OSError, ValueError, TypeError) as error:
+        raise OpsError(
+            "bad_config", f"{path} cannot be used", cause=str(error), hint="mend the file, or move it away"
+        ) from None
+
+
+def add(places: Places, runner: Runner, *, replace: bool) -> Runners:
+    """Write a runner into the file, beside those that are there. Raises `bad_config`, `disk`."""
+    runners = load(places)
+    if runner.name in runners.known and not replace:
+        raise OpsError("bad_input", f"the runner {runner.name} is there already", hint="--force writes it anew")
+    _runner(runner.name, _row(runner))
+    known = {**runners.known, runner.name: runner}
+    head = f"default = {json.dumps(runners.default)}\n\n" if runners.default else ""
+    text = head + "\n".join(_format(one) for one in known.values())
+    try:
+        runners.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_file(runners.path, text.encode())
+    except OSError as error:
+        raise OpsError("disk", f"{runners.path} could not be written", cause=str(error)) from None
+    return load(places)
+
+
+def _runner(name: str, row: Any) -> Runner:
+    if not _NAME.fullmatch(name) or not isinstance(row, dict):
+        raise ValueError(f"[runner.{name[:60]}]: a name has letters, digits and . _ + -")
+    allow_shell = _typed(name, row, "allow_shell", bool, default=False)
+    given = row.get("command")
+    if isinstance(given, str) and not allow_shell:
+        raise ValueError(f"[runner.{name}]: command is a list of arguments; one string needs allow_shell = true")
+    command = (given,) if isinstance(given, str) else _texts(name, row, "command", ())
+    if not command or not all(command[:1]):
+        raise ValueError(f"[runner.{name}]: command is missing")
+    env = _texts(name, row, "env", DEFAULT_ENV)
+    bad = [one for one in env if not _VARIABLE.fullmatch(one) or _NEVER.fullmatch(one)]
+    if bad:
+        raise ValueError(f"[runner.{name}]: {bad[0][:60]!a} is never handed to a runner")
+    unknown = set(row) - set(Runner.__slots__)
+    if unknown or "name" in row:
+        raise ValueError(f"[runner.{name}]: unknown key {sorted(unknown or {'name'})[0][:60]!a}")
+    return Runner(
+        name=name,
+        command=command,
+        env=env,
+        timeout_s=_typed(name, row, "timeout_s", int),
+        sandbox=_typed(name, row, "sandbox", bool),
+        allow_shell=bool(allow_shell) and isinstance(given, str),
+        network=bool(_typed(name, row, "network", bool, default=False)),
+        writes=_texts(name, row, "writes", ()),
+    )
+
+
+def _typed(name: str, row: Mapping[str, Any], key: str, kind: type, *, default: Any = None) -> Any:
+    value = row.get(key, default)
+    if value is not None and type(value) is not kind:
+        raise ValueError(f"[runner.{name}]: {key} is not of the right type")
+    return value
+
+
+def _texts(name: str, row: Mapping[str, Any], key: str, default: tuple[str, ...]) -> tuple[str, ...]:
+    value = row.get(key, list(default))
+    if not isinstance(value, list) or not all(isinstance(one, str) and "\0" not in one for one in value):
+        raise ValueError(f"[runner.{name}]: {key} is a list of strings")
+    return tuple(value)
+
+
+def _row(runner: Runner) -> dict[str, Any]:
+    row: dict[str, Any] = {"command": runner.command[0] if runner.allow_shell else list(runner.command)}
+    row["env"] = list(runner.env)
+    for key in ("timeout_s", "sandbox", "allow_shell", "network"):
+        value = getattr(runner, key)
+        if value not in (None, False):
+            row[key] = value
+    if runner.writes:
+        row["writes"] = list(runner.writes)
+    return row | ({"sandbox": False} if runner.sandbox is False else {})
+
+
+def _format(runner: Runner) -> str:
+    rows = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in _row(runner).items()]
+    return (
+        f"[runner.{json.dumps(runner.name) if '.' in runner.name or '+' in runner.name else runner.name}]\n"
+        + "\n".join(rows)
+        + "\n"
+    )

@@ -1,0 +1,99 @@
+"""The terms of a run: what the approved bytes and the policy allow, narrowed by what was asked for. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from opsctl.errors import OpsError
+from opsctl.models import Document, Policy, Run, Target
+from opsctl.risk import matches
+from opsctl.runrecord import ACTIVE
+
+TIMEOUT_S = 3600
+"""Seconds that a run may take where nobody says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the one who starts a run asks for. None: whatever the approved file says."""
+
+    executor: str | None = None
+    runner: str | None = None
+    at_base: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How one run is carried out. `timeout_s` is in seconds; `network` only where file and policy both allow it."""
+
+    executor: str
+    runner: str | None
+    timeout_s: int
+    network: bool
+    target: Target
+
+
+def terms(document: Document, policy: Policy, wish: Wish, *, default_runner: str | None) -> Terms:
+    """The terms under which an approved document may be run. Raises `wider_than_approved`, `usage`."""
+    run = document.run
+    executor = _narrowed("executor", run.executor, wish.executor)
+    runner = _narrowed("runner", run.runner, wish.runner)
+    if executor is None and (runner or default_runner):
+        executor = "exec"
+    if executor is None:
+        hint = (
+            "--executor claim (an agent takes it), provider (a model answers), or exec with a runner: opsctl runner add"
+        )
+        raise OpsError("usage", "the approved file names no executor, and no runner is configured", hint=hint)
+    if executor != "exec" and wish.runner:
+        raise OpsError("usage", f"the executor {executor} has no runner", hint="leave --runner out")
+    return Terms(
+        executor=executor,
+        runner=(runner or default_runner) if executor == "exec" else None,
+        timeout_s=run.timeout_s or TIMEOUT_S,
+        network=bool(run.network) and policy.allow_network,
+        target=document.target,
+    )
+
+
+def _narrowed(name: str, approved: str | None, asked: str | None) -> str | None:
+    if approved and asked and approved != asked:
+        message = f"the approved file says {name} = {approved!r}, not {asked!r}"
+        raise OpsError("wider_than_approved", message, hint=f"leave --{name} out, or have another draft approved")
+    return approved or asked
+
+
+def is_within(path: str, globs: Sequence[str]) -> bool:
+    """True for a path that the target names; a target that names none is the whole repository."""
+    return not globs or any(matches(glob, path) for glob in globs)
+
+
+def check_time(document: Document, now: datetime) -> None:
+    """Refuse an item whose time is over. Raises `expired`."""
+    last = document.run.not_after
+    if last and now > datetime.fromisoformat(last):
+        raise OpsError("expired", f"the approved file allows no run after {last}", hint="have a new draft approved")
+
+
+def check_count(document: Document, made: int) -> None:
+    """Refuse an item that was run as often as it may be. Raises `used_up`."""
+    most = document.run.max_runs
+    if most is not None and made >= most:
+        message = f"the approved file allows {most} run{'s' * (most > 1)}, and {made} were made"
+        raise OpsError(
+            "used_up",
+            message,
+            hint=f"opsctl runs list shows them; file it again: opsctl draft --from d_{document.ulid}",
+        )
+
+
+def check_active(document: Document, runs: list[Run]) -> None:
+    """Refuse where the item has as many unfinished runs as it may have at once. Raises `run_active`."""
+    active = [run for run in runs if run.status in ACTIVE]
+    if len(active) >= (document.run.parallel or 1):
+        first = active[0]
+        hint = f"opsctl runs show r_{first.ulid}; opsctl runs cancel r_{first.ulid} ends it"
+        message = f"a_{document.ulid} has a run that is {first.status}: r_{first.ulid}"
+        raise OpsError("run_active", message, hint=hint, detail={"run": f"r_{first.ulid}"})

@@ -1,0 +1,199 @@
+"""The record of runs: events in git notes, the index over them, and what is written down for those that nobody ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from opsctl import ids, runrecord, runterms
+from opsctl.errors import OpsError
+from opsctl.leases import Leases
+from opsctl.models import Run
+from opsctl.notes import ARCHIVE, RUNS, Append, Notes
+from opsctl.runindex import RunIndex
+from opsctl.runrecord import ACTIVE, CLAIMED, EXPIRED, LOST, PENDING, RUNNING, TERMINAL, Event
+from opsctl.workspace.base import Base
+from opsctl.workspace.desk import Desk
+from opsctl.workspace.hold import is_held, sweep
+
+OUTPUT_LIMIT = 8 * 1024 * 1024
+"""Bytes of an output that are read."""
+
+
+_ALL = 2**31
+
+
+class Runbook:
+    """Reads and writes the record. Writers hold the lock where it says so."""
+
+    def __init__(self, base: Base, desk: Desk) -> None:
+        self._base = base
+        self._desk = desk
+        self.folder = base.memory().folder
+
+    @cached_property
+    def notes(self) -> Notes:
+        """The record."""
+        return Notes(self._base.store, RUNS)
+
+    @cached_property
+    def _archive(self) -> Notes:
+        return Notes(self._base.store, ARCHIVE)
+
+    @cached_property
+    def _live(self) -> RunIndex:
+        return RunIndex(self.folder / "runs.sqlite", self.notes)
+
+    @cached_property
+    def _old(self) -> RunIndex:
+        return RunIndex(self.folder / "runs-archive.sqlite", self._archive)
+
+    @property
+    def live(self) -> RunIndex:
+        """Runs that are not archived, as the record has them now."""
+        self._live.follow()
+        return self._live
+
+    @property
+    def archived(self) -> RunIndex:
+        """Runs that are archived."""
+        self._old.follow()
+        return self._old
+
+    @cached_property
+    def leases(self) -> Leases:
+        """What this machine knows of its workers."""
+        return Leases(self.folder / "leases.sqlite", now=self._base.now, uptime=self._base.uptime)
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def run(self, ulid: str) -> Run:
+        """One run, archived or not. Raises `unknown_id`."""
+        found = self.live.get(ulid) or self.archived.get(ulid)
+        if found is None:
+            raise unknown(f"r_{ulid}")
+        return found
+
+    def of_item(self, item: str) -> list[Run]:
+        """Every run of an item."""
+        rows = {run.ulid: run for run in (*self.archived.of_item(item), *self.live.of_item(item))}
+        return list(rows.values())
+
+    def with_key(self, key: str) -> Run | None:
+        """The run that an idempotency key made."""
+        return self.live.with_key(key) or self.archived.with_key(key)
+
+    def matching(self, part: str) -> set[str]:
+        """Ids that a part begins or ends."""
+        return {*self.live.matching(part), *self.archived.matching(part)}
+
+    def output(self, run: Run) -> bytes:
+        """What was kept of a run's output. Raises `corrupt_object`."""
+        return self._base.repo.read(run.output, "blob", limit=OUTPUT_LIMIT) if run.output else b""
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def new_ulid(self, after: str = "") -> str:
+        """A new ULID, later than another one whatever the clock says (RN-16)."""
+        fresh = self._base.new_ulid()
+        return fresh if fresh > after else ids.successor(after)
+
+    def write(
+        self, commit: str, run: str, kind: str, facts: dict[str, Any], *, after: str, objects: tuple[bytes, ...] = ()
+    ) -> None:
+        """Add an event; the caller holds the lock and has looked at the run under it."""
+        event = Event(self.new_ulid(after), run, kind, self._base.now(), facts)
+        line = runrecord.format_event(event)
+        self.notes.append([Append(commit, (line,), objects)], f"runs: r_{run} {kind}", self._base.who)
+
+    def add(self, run: Run, kind: str, facts: dict[str, Any], *, objects: tuple[bytes, ...] = ()) -> None:
+        """Add an event to a run that goes on. The caller holds the lock."""
+        self.write(run.commit, run.ulid, kind, facts, after=run.last, objects=objects)
+
+    # -- what nobody ends ---------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Write down what became of runs whose lease ran out, whose process died, or whose time is over.
+
+        Reading must not wait: while another process holds the lock nothing is written, and the next command does it.
+        """
+        dead = [run for run in self.leases.processes() if not is_held(self.folder, run)]
+        fates = {run.ulid: fate for run in self.live.active() if (fate := self._fate(run, dead))}
+        if not fates and not dead:
+            return
+        try:
+            with self._base.store.lock(wait_s=0):
+                self._settle(fates, dead)
+        except OpsError as error:
+            if error.code not in ("lock_busy", "disk", "checked_out", "no_identity"):
+                raise
+
+    def _settle(self, fates: dict[str, tuple[str, str]], dead: list[str]) -> None:
+        for ulid, (status, message) in fates.items():
+            run = self.run(ulid)
+            if run.status in ACTIVE:
+                self.add(run, status, {"message": message})
+        for ulid in {*fates, *dead}:
+            self.leases.forget(ulid)
+        sweep(self._base.places.clones(self._base.repo.common), self.folder)
+
+    def _fate(self, run: Run, dead: list[str]) -> tuple[str, str] | None:
+        if run.ulid in dead:
+            return LOST, "the process that carried it out is gone"
+        lease = self.leases.find(run.ulid)
+        if run.status in (CLAIMED, RUNNING) and lease and lease.ended:
+            return LOST, f"nothing was heard of {run.holder} for {lease.seconds:g} s"
+        if run.status == PENDING and run.executor == "claim":
+            try:
+                runterms.check_time(self._desk.approved(run.item)[0].document, self._base.now())
+            except OpsError as error:
+                return (EXPIRED, error.message) if error.code == "expired" else None
+        return None
+
+    # -- keeping ------------------------------------------------------------------------------------------------
+
+    def prune(self, older_than: timedelta, *, dry_run: bool = False) -> list[str]:
+        """Move runs that ended so long ago to the archive. Returns their ids."""
+        self.settle()
+        edge = self._base.now() - older_than
+        with self._base.store.lock():
+            old = [run for run in self._ended() if run.finished_at and run.finished_at < edge]
+            if old and not dry_run:
+                self._move(old)
+        return [run.ulid for run in old]
+
+    def _ended(self) -> Iterator[Run]:
+        for status in sorted(TERMINAL):
+            yield from self.live.page(status=status, limit=_ALL)
+
+    def _move(self, old: list[Run]) -> None:
+        """First into the archive, then out of the record: a crash in between doubles runs, which read the same."""
+        gone = {run.ulid for run in old}
+        staying = {run.output for run in self.live.page(limit=_ALL) if run.ulid not in gone}
+        archive: list[Append] = []
+        texts: dict[str, str] = {}
+        for note in sorted({run.commit for run in old}):
+            lines = self.notes.read(note).splitlines()
+            moved = [line for line in lines if (event := runrecord.parse_event(line)) and event.run in gone]
+            there = set(self._archive.read(note).splitlines())
+            kept = tuple(self.output(run) for run in old if run.commit == note and run.output)
+            archive.append(Append(note, tuple(line for line in moved if line not in there), kept))
+            texts[note] = "".join(f"{line}\n" for line in lines if line not in set(moved))
+        texts |= {run.output: "" for run in old if run.output and run.output not in staying}
+        self._archive.append(archive, "runs: archive", self._base.who)
+        self.notes.rewrite(texts, "runs: archive", self._base.who)
+        for ulid in gone:
+            live_log(self._base.repo.common, ulid).unlink(missing_ok=True)
+
+
+def live_log(common: Path, ulid: str) -> Path:
+    """The local file that a run's output goes to while it runs; it grants nothing and may be removed."""
+    return common / "opsctl" / "logs" / f"r_{ulid}.log"
+
+
+def unknown(text: str) -> OpsError:
+    """No run and no approved item has this id."""
+    return OpsError("unknown_id", f"no run or approved item {text[:60]}", hint="`opsctl runs list` shows the runs")

@@ -1,0 +1,339 @@
+"""Use cases of runs: make, claim, report, cancel, retry, look. Only approved bytes decide what may run, and how."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from opsctl import ids, runrecord, runterms
+from opsctl.errors import OpsError
+from opsctl.executors.clone import changed_paths
+from opsctl.executors.output import Output
+from opsctl.git.command import Git
+from opsctl.gitobject import BLOB, object_id
+from opsctl.leases import LONGEST_S, SHORTEST_S
+from opsctl.models import Approved, Run, utc
+from opsctl.runners import load
+from opsctl.runrecord import ACTIVE, CANCELLED, CLAIMED, DONE, ERROR, EXPIRED, PENDING, RUNNING, TERMINAL
+from opsctl.runterms import Terms, Wish
+from opsctl.workspace.base import Base
+from opsctl.workspace.desk import Desk
+from opsctl.workspace.hold import Hold
+from opsctl.workspace.runbook import Runbook, unknown
+
+RESULT_LIMIT = 4 * 1024 * 1024
+"""Bytes of a result that a worker may hand in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A run that was taken, with the token that is shown once."""
+
+    run: Run
+    token: str
+
+
+class Runs:
+    """`ws.runs`."""
+
+    def __init__(self, base: Base, desk: Desk, book: Runbook) -> None:
+        self._base = base
+        self._desk = desk
+        self._repo = base.repo
+        self._book = book
+
+    # -- looking ------------------------------------------------------------------------------------------------
+
+    def page(
+        self, *, status: str | None = None, before: str | None = None, limit: int = 50, archived: bool = False
+    ) -> list[Run]:
+        """Runs, newest first; older than the run `before`. Raises `bad_input` for a status that there is not."""
+        if status is not None and status not in runrecord.STATUSES:
+            raise OpsError("bad_input", f"no status {status[:40]!a}", hint=f"one of {', '.join(runrecord.STATUSES)}")
+        self._book.settle()
+        index = self._book.archived if archived else self._book.live
+        return index.page(status=status, before=before, limit=limit)
+
+    def get(self, ulid: str) -> Run:
+        """One run, archived or not. Raises `unknown_id`."""
+        self._book.settle()
+        return self._book.run(ulid)
+
+    def resolve(self, text: str) -> str:
+        """The ULID of the run that an id or a part of one names. Raises `bad_id`, `unknown_id`, `ambiguous_id`."""
+        given = ids.parse(text)
+        if given.kind not in (None, "r"):
+            hint = "a run's id begins with r_: `opsctl runs list`"
+            raise OpsError("bad_id", f"{text[:60]!a} is no run's id", hint=hint)
+        found = self._book.matching(given.part)
+        if len(found) > 1:
+            raise OpsError("ambiguous_id", f"{text} fits {len(found)} runs", hint="give more letters")
+        if not found:
+            raise unknown(text)
+        return found.pop()
+
+    def ulids(self) -> list[str]:
+        """Every id that is not archived, for short forms."""
+        return self._book.live.ulids()
+
+    def output(self, run: Run) -> bytes:
+        """What the program printed, as far as it was kept, or the result that a worker handed in."""
+        return self._book.output(run)
+
+    # -- making -------------------------------------------------------------------------------------------------
+
+    def create(
+        self, item: str, wish: Wish, *, key: str | None = None, by: str | None = None, retry: Run | None = None
+    ) -> tuple[Run, Hold | None]:
+        """Make a run of an approved item, or return the one that the same key made before (then without a hold).
+
+        A run that is carried out here comes with a hold, which says that its process lives. Raises `not_approved`,
+        `revoked`, `expired`, `used_up`, `run_active`, `stale_base`, `wider_than_approved`, `key_reused`.
+        """
+        request = _request(item, wish, retry)
+        self._check_key(key)
+        self._book.settle()
+        with self._base.store.lock():
+            before = self._with_key(key, request)
+            if before:
+                return before, None
+            approved, terms = self._allowed(item, wish)
+            ulid = self._book.new_ulid()
+            facts = {
+                "item": f"a_{item}",
+                "digest": approved.decision.digest,
+                "executor": terms.executor,
+                "runner": terms.runner,
+                "base": terms.target.base,
+                "by": by or self._base.who[0],
+                "key": key,
+                "request": request if key else None,
+                "attempt": retry.attempt + 1 if retry else 1,
+                "retry_of": f"r_{retry.ulid}" if retry else None,
+            }
+            hold = self._held(ulid) if terms.executor != "claim" else None
+            try:
+                self._book.leases.spend(item, len(self._book.of_item(item)))
+                self._book.write(approved.decision.commit, ulid, "created", facts, after=ulid)
+            except BaseException:
+                if hold:
+                    hold.release()
+                raise
+        return self._book.run(ulid), hold
+
+    def _held(self, ulid: str) -> Hold:
+        """The hold comes before the run: there is no moment at which a run that died looks alive."""
+        hold = Hold(self._book.folder, ulid)
+        self._book.leases.note_process(ulid)
+        return hold
+
+    def _check_key(self, key: str | None) -> None:
+        if key is not None and not runrecord.is_key(key):
+            hint = "1 to 128 letters, digits and . _ : / -"
+            raise OpsError("bad_input", f"not an idempotency key: {key[:60]!a}", hint=hint)
+
+    def _with_key(self, key: str | None, request: str) -> Run | None:
+        found = self._book.with_key(key) if key else None
+        if found and found.request != request:
+            message = f"the key {key} made r_{found.ulid} of another request"
+            raise OpsError("key_reused", message, hint="give this request a key of its own")
+        return found
+
+    def _allowed(self, item: str, wish: Wish) -> tuple[Approved, Terms]:
+        approved = self.approved(item)
+        document, policy = approved.document, self._desk.now.require_gate().policy
+        runterms.check_time(document, self._base.now())
+        terms = runterms.terms(document, policy, wish, default_runner=load(self._base.places).chosen)
+        made = self._book.of_item(item)
+        runterms.check_count(document, max(len(made), self._book.leases.spent(item)))
+        runterms.check_active(document, made)
+        if terms.executor == "exec":
+            load(self._base.places).get(terms.runner)
+        if terms.executor != "provider":
+            self._check_base(terms, at_base=wish.at_base)
+        return approved, terms
+
+    def approved(self, item: str) -> Approved:
+        """The approved item, verified now. Raises `not_approved`, `revoked`, `unknown_id`, or what closes the gate."""
+        self._desk.refresh().require_gate()
+        decision = self._desk.last_decision(item)
+        if decision is None:
+            if self._desk.entry(item) or item in self._desk.closed_entries:
+                raise not_approved(item)
+            raise unknown(f"a_{item}")
+        if decision.kind != "approve":
+            message = f"a_{item} was revoked by {decision.signer.principal}: {decision.reason or 'no reason given'}"
+            raise OpsError("revoked", message, hint=f"`opsctl log {item}` shows the decisions")
+        return self._desk.approved(item)[0]
+
+    def _check_base(self, terms: Terms, *, at_base: bool) -> None:
+        target = terms.target
+        if target.base and not self._repo.exists(target.base):
+            raise OpsError("corrupt_object", f"the base {target.base} is not in this clone", hint="git fetch")
+        tip = self._repo.resolve(target.branch) if target.branch else None
+        if at_base or not target.base or tip is None or tip == target.base:
+            return
+        changed = changed_paths(Git(self._repo.common), target.base, tip)
+        stale = [path for path in changed if runterms.is_within(path, target.paths)]
+        if stale:
+            message = f"{target.branch} has changed {len(stale)} of the item's files, such as {stale[0]}"
+            hint = "--at-base runs it on the approved base all the same; or have it drafted anew on the new tip"
+            raise OpsError("stale_base", message, hint=hint, detail={"changed": stale[:20]})
+
+    def retry(self, ulid: str) -> tuple[Run, Hold | None]:
+        """A new run in place of one that ended otherwise than done; its old token stays dead. Raises `run_active`."""
+        run = self.get(ulid)
+        if run.status in ACTIVE:
+            hint = f"opsctl runs cancel r_{ulid}, if it does not come to an end"
+            raise OpsError("run_active", f"r_{ulid} is {run.status}", hint=hint)
+        if run.status == DONE:
+            raise OpsError("run_ended", f"r_{ulid} is done", hint=f"another run of the item: opsctl run a_{run.item}")
+        return self.create(run.item, Wish(run.executor, run.runner), retry=run)
+
+    # -- outside agents -----------------------------------------------------------------------------------------
+
+    def claim(self, ulid: str | None, *, seconds: float = 60, holder: str | None = None) -> Claimed:
+        """Take a pending run, the oldest if none is named, for so many seconds; every report renews them.
+
+        Raises `run_active`, `run_ended`, `unknown_id`, and whatever forbids to run the item now.
+        """
+        if not SHORTEST_S <= seconds <= LONGEST_S:
+            raise OpsError("bad_input", f"a lease lasts {SHORTEST_S} to {LONGEST_S} seconds", hint="--lease 10m")
+        self._book.settle()
+        with self._base.store.lock():
+            run = self._claimable(ulid)
+            self._still_allowed(run)
+            token = self._book.leases.grant(run.ulid, seconds, run.attempt)
+            facts = {"holder": holder or self._base.who[0], "until": self._until(seconds)}
+            self._book.add(run, CLAIMED, facts | {"clone": self._book.folder.name[-16:]})
+        return Claimed(self._book.run(run.ulid), token)
+
+    def _until(self, seconds: float) -> str:
+        return utc(self._base.now() + timedelta(seconds=seconds))
+
+    def _claimable(self, ulid: str | None) -> Run:
+        if ulid is None:
+            active = self._book.live.active()
+            waiting = [run for run in active if run.status == PENDING and run.executor == "claim"]
+            if not waiting:
+                hint = "opsctl run a_… --executor claim makes one"
+                raise OpsError("unknown_id", "no run waits for an agent", hint=hint)
+            return waiting[0]
+        run = self._book.run(ulid)
+        _refuse_ended(run)
+        hint = f"opsctl runs show r_{ulid}"
+        if run.executor != "claim":
+            message = f"r_{ulid} is carried out by its {run.executor}, not by an agent from outside"
+            raise OpsError("run_active", message, hint=hint)
+        if run.status != PENDING:
+            raise OpsError("run_active", f"r_{ulid} is {run.status} by {run.holder}", hint=hint)
+        return run
+
+    def _still_allowed(self, run: Run) -> Approved:
+        """The item as it is approved now, which must be what the run was made for; else the run ends here."""
+        try:
+            approved = self.approved(run.item)
+            runterms.check_time(approved.document, self._base.now())
+            if approved.decision.digest != run.digest:
+                raise OpsError("revoked", f"a_{run.item} is not what r_{run.ulid} was made for")
+        except OpsError as error:
+            if error.code in ("revoked", "expired"):
+                status = EXPIRED if error.code == "expired" else CANCELLED
+                self._book.add(run, status, {"message": error.message})
+                self._book.leases.forget(run.ulid)
+            raise
+        return approved
+
+    def report(
+        self,
+        ulid: str,
+        token: str,
+        *,
+        status: str | None = None,
+        message: str | None = None,
+        result: bytes | None = None,
+    ) -> Run:
+        """Say how a claimed run goes on: running, done or error. Raises `stale_lease`, `run_ended`, `revoked`."""
+        if status not in (None, RUNNING, DONE, ERROR):
+            hint = "--status done"
+            raise OpsError("bad_input", f"a worker reports running, done or error, not {status[:40]!a}", hint=hint)
+        if result is not None and len(result) > RESULT_LIMIT:
+            raise OpsError("too_large", f"a result has at most {RESULT_LIMIT:,} bytes", hint="report a summary of it")
+        self._book.settle()
+        with self._base.store.lock():
+            run = self._book.run(ulid)
+            _refuse_ended(run)
+            if not self._book.leases.holds(ulid, token):
+                hint = f"opsctl runs show r_{ulid}; a run that was lost is retried by a person"
+                raise OpsError("stale_lease", f"the token does not hold r_{ulid}", hint=hint)
+            self._still_allowed(run)
+            self._book.leases.renew(ulid)
+            lease = self._book.leases.find(ulid)
+            facts: dict[str, Any] = {"message": message, "until": self._until(lease.seconds if lease else 0)}
+            kept, objects = _kept(result)
+            self._book.add(run, status or "message", facts | kept, objects=objects)
+            if status in TERMINAL:
+                self._book.leases.forget(ulid)
+        return self._book.run(ulid)
+
+    # -- ending -------------------------------------------------------------------------------------------------
+
+    def cancel(self, ulid: str, *, by: str | None = None, reason: str | None = None) -> Run:
+        """End a run; what carries it out here is stopped. Raises `run_ended`."""
+        self._book.settle()
+        with self._base.store.lock():
+            run = self._book.run(ulid)
+            _refuse_ended(run)
+            said = f"cancelled by {by or self._base.who[0]}" + (f": {reason}" if reason else "")
+            self._book.add(run, CANCELLED, {"message": said, "by": by})
+            if run.executor == "claim":
+                self._book.leases.forget(ulid)
+        return self._book.run(ulid)
+
+    def tell(self, ulid: str, kind: str, facts: dict[str, Any]) -> None:
+        """Add an event to a run that is carried out here. Raises `run_ended`."""
+        with self._base.store.lock():
+            run = self._book.run(ulid)
+            _refuse_ended(run)
+            self._book.add(run, kind, facts)
+
+    def finish(self, ulid: str, status: str, facts: dict[str, Any], *, output: bytes | None = None) -> Run:
+        """End a run that is carried out here; one that has ended meanwhile stays as it is."""
+        with self._base.store.lock():
+            run = self._book.run(ulid)
+            if run.status not in TERMINAL:
+                kept = {"output": object_id(BLOB, output)} if output is not None else {}
+                self._book.add(run, status, facts | kept, objects=(output,) if output is not None else ())
+        self._book.leases.forget(ulid)
+        return self._book.run(ulid)
+
+
+def _kept(result: bytes | None) -> tuple[dict[str, Any], tuple[bytes, ...]]:
+    """A worker's result as the record keeps it: bounded, and without known secrets."""
+    if result is None:
+        return {}, ()
+    output = Output(None)
+    output.feed(result)
+    data, cut = output.finish()
+    return {"output": object_id(BLOB, data), "output_bytes": len(result), "cut_bytes": cut}, (data,)
+
+
+def not_approved(item: str) -> OpsError:
+    """The refusal for a draft: its form alone says that it cannot be run."""
+    hint = f"read it with `opsctl review`, and approve it: opsctl approve d_{item}"
+    return OpsError("not_approved", f"d_{item} is not approved, so it cannot be run", hint=hint)
+
+
+def _refuse_ended(run: Run) -> None:
+    if run.status in TERMINAL:
+        way = "show" if run.status == DONE else "retry"
+        hint = f"opsctl runs {way} r_{run.ulid}"
+        raise OpsError("run_ended", f"r_{run.ulid} is {run.status}", hint=hint, detail={"status": run.status})
+
+
+def _request(item: str, wish: Wish, retry: Run | None) -> str:
+    body = [item, wish.executor, wish.runner, wish.at_base, retry.ulid if retry else None]
+    return "sha256:" + hashlib.sha256(json.dumps(body).encode()).hexdigest()
