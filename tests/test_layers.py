@@ -19,9 +19,10 @@ from opsctl.cli import options
 BOTTOM = [
     *("models", "document", "ids", "errors", "message", "gitobject", "treediff", "violation", "planfile"),
     *("policyfile", "sshsig", "text", "secretscan", "risk", "diffing", "config", "toml"),
+    *("runrecord", "runterms", "runners", "leases"),
 ]
 RULE = ["policy", "quorum", "topic"]
-PURE = [*RULE, *(name for name in BOTTOM if name != "config")]
+PURE = [*RULE, *(name for name in BOTTOM if name not in ("config", "runners", "leases"))]
 IMPURE = {"os", "sqlite3", "subprocess", "pygit2", "pathlib", "time", "socket", "random", "secrets", "tempfile"}
 HEAVY = ["openai", "anthropic", "fastapi", "mcp", "uvicorn", "google", "httpx", "jinja2"]
 
@@ -81,7 +82,7 @@ def rank(name: str) -> int:
         return 1
     if parts[0] in ("git", "ledger", "history"):
         return 2
-    if parts[0] == "store":
+    if parts[0] in ("store", "notes", "runindex", "executors"):
         return 3
     if parts[0] == "workspace":
         return 4
