@@ -1,7 +1,7 @@
 """Loose objects, written by hand: many at once, each durable before its name is used.
 
-One fsync a file and one a folder, as libgit2 does, but side by side: the disk then settles many with one flush, which
-takes half the time of one after the other.
+One fsync a file and one a folder, as libgit2 does, but all files are written before the first fsync, and those wait
+side by side: the disk then settles many with one flush, which takes half the time of one after the other.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import itertools
 import os
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from opsctl.errors import OpsError
 from opsctl.git import loose
@@ -20,13 +20,12 @@ from opsctl.git import loose
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
-_HANDS = 4
+_HANDS = 8
 """Threads that wait for the disk."""
 
 _TRIES = 5
 
 _Staged = tuple[str, tuple[str, bytes]]
-_Item = TypeVar("_Item")
 
 
 class Writer:
@@ -79,20 +78,22 @@ class Writer:
             (f"{self._path(oid)[:-38]}tmp_obj_{os.getpid()}_{next(self._numbers)}", self._path(oid)) for oid, _ in fresh
         ]
         try:
-            self._share(_settle_file, [(name, data) for (name, _), (_, data) in zip(names, fresh, strict=True)])
+            for (temporary, _), (_, (kind, data)) in zip(names, fresh, strict=True):
+                _write_file(temporary, kind, data)
+            self._settle([temporary for temporary, _ in names])
             for temporary, target in names:
                 os.rename(temporary, target)
         except BaseException:
             for temporary, _ in names:
                 Path(temporary).unlink(missing_ok=True)
             raise
-        self._share(sync_folder, [*homes, self._objects] if made else [*homes])
+        self._settle([*homes, self._objects] if made else [*homes])
 
-    def _share(self, work: Callable[[_Item], None], items: Sequence[_Item]) -> None:
-        """Do the work on all items with several hands; the first error is raised when all are done."""
-        shares = [items[start::_HANDS] for start in range(min(_HANDS, len(items)))]
-        running = [self._pool.submit(_each, work, share) for share in shares]
-        for fault in [done.exception() for done in running]:  # waits for all, so that nothing is written after this
+    def _settle(self, paths: Sequence[str]) -> None:
+        """Wait until the disk has all of these; the first error is raised when no other is waited for any more."""
+        shares = [paths[start::_HANDS] for start in range(min(_HANDS, len(paths)))]
+        running = [self._pool.submit(_sync, share) for share in shares]
+        for fault in [done.exception() for done in running]:
             if fault:
                 raise fault
 
@@ -101,11 +102,6 @@ class Writer:
         from concurrent.futures import ThreadPoolExecutor  # reading must not pay for it
 
         return ThreadPoolExecutor(_HANDS)
-
-
-def _each(work: Callable[[_Item], None], items: Iterable[_Item]) -> None:
-    for item in items:
-        work(item)
 
 
 def _make(folder: str) -> bool:
@@ -118,23 +114,21 @@ def _make(folder: str) -> bool:
     return True
 
 
-def _settle_file(item: tuple[str, tuple[str, bytes]]) -> None:
-    """Write one temporary object file and wait until the disk has it."""
-    name, (kind, data) = item
+def _write_file(name: str, kind: str, data: bytes) -> None:
     descriptor = os.open(name, os.O_CREAT | os.O_WRONLY | os.O_EXCL | os.O_CLOEXEC, 0o444)
     try:
         packed = memoryview(zlib.compress(b"%s %d\0" % (kind.encode(), len(data)) + data, 1))
         while packed:
             packed = packed[os.write(descriptor, packed) :]
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def sync_folder(folder: str) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _sync(paths: Iterable[str]) -> None:
+    """Make the bytes of files, or the names in folders, durable."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
