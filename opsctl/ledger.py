@@ -148,33 +148,35 @@ class Ledger:
 
         A file that cannot be written (full disk, no permission) is left alone, and this process remembers by itself.
         """
-        rows: list[tuple[object, ...]] = []
-        merged: list[tuple[str, int]] = []
-        live = self.live(position - 1)
-        for place, judgement in enumerate(judgements, position):
-            decision = judgement.decision
-            live += {"approve": 1, "revoke": -1}.get(decision.kind, 0)
-            rows.append((place, decision.commit, decision.kind, decision.ulid, live, _packed(decision)))
-            merged += [(oid, place) for oid in judgement.topic]
-        if position and self.position(after or "") != position - 1:
-            hint = "run the command again"
-            raise OpsError("ref_conflict", "another process replaced the history meanwhile", hint=hint)
+        known = list(judgements)
         try:
-            self._append(position, rows, merged)
+            self._append(position, known, after)
         except sqlite3.Error:
             self._detach()
-            self._append(position, rows, merged)
+            self._append(position, known, after)
 
-    def _append(self, position: int, rows: list[tuple[object, ...]], merged: list[tuple[str, int]]) -> None:
+    def _append(self, position: int, judgements: Sequence[Judgement], after: str | None) -> None:
+        oids = [judgement.decision.commit for judgement in judgements]
         with self._writing():
+            live = self._live_below(position, after)
             kept = self._database.execute("SELECT oid FROM chain WHERE position >= ? ORDER BY position", (position,))
-            same = [row[1] for row in rows] == [oid for (oid,) in kept.fetchmany(len(rows))]
-            if same:
+            if oids == [oid for (oid,) in kept.fetchmany(len(oids))]:
                 return  # another process was here first, and may be further on
             self._database.execute("DELETE FROM chain WHERE position >= ?", (position,))
             self._database.execute("DELETE FROM merged WHERE position >= ?", (position,))
+            rows = _chain_rows(position, judgements, live)
             self._database.executemany("INSERT INTO chain VALUES (?, ?, ?, ?, ?, ?)", rows)
+            merged = [(oid, place) for place, judgement in enumerate(judgements, position) for oid in judgement.topic]
             self._database.executemany("INSERT OR REPLACE INTO merged VALUES (?, ?)", merged)
+
+    def _live_below(self, position: int, after: str | None) -> int:
+        """How many items are live before a position, if `after` stands there; asked inside the transaction."""
+        query = "SELECT oid, live FROM chain WHERE position = ?"
+        oid, live = self._database.execute(query, (position - 1,)).fetchone() or (None, 0)
+        if position and oid != after:
+            hint = "run the command again"
+            raise OpsError("ref_conflict", "another process replaced the history meanwhile", hint=hint)
+        return int(live)
 
     def _detach(self) -> None:
         """Go on with a copy in memory."""
@@ -256,6 +258,13 @@ def _opened(path: Path) -> sqlite3.Connection:
 
 def _connected(name: str) -> sqlite3.Connection:
     return sqlite3.connect(name, timeout=5, isolation_level=None)
+
+
+def _chain_rows(position: int, judgements: Sequence[Judgement], live: int) -> Iterator[tuple[object, ...]]:
+    for place, judgement in enumerate(judgements, position):
+        decision = judgement.decision
+        live += {"approve": 1, "revoke": -1}.get(decision.kind, 0)
+        yield place, decision.commit, decision.kind, decision.ulid, live, _packed(decision)
 
 
 def _packed(decision: Decision) -> str:
