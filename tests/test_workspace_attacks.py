@@ -162,7 +162,7 @@ def test_rm_07_an_approval_here_and_a_reject_there_end_as_the_approval(clones: t
         with site.ws() as ws:
             ws.syncing.sync(None, _quiet)
             assert ws.desk.refresh().drift == {}
-            assert ulid not in ws.desk.closed_entries
+            assert ulid not in ws.desk.now.closed
             assert ws.drafts.get(ulid).status == "approved"
 
 

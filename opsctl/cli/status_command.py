@@ -45,7 +45,7 @@ def _status(session: Session) -> dict[str, object]:
         "pending": len(pending),
         "changes_asked": sum(draft.reason is not None for draft in pending),
         "unreadable": sum(draft.error is not None for draft in pending),
-        "closed": len(workspace.desk.closed_entries),
+        "closed": len(workspace.desk.now.closed),
         "drift": [f"{path} {what}" for path, what in state.drift.items()],
     }
     return row | (_around(session) if state.gate else {})

@@ -9,9 +9,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from opsctl.workspace.base import Base
-from opsctl.workspace.clerk import Clerk
+from opsctl.workspace.decisions import Decisions
 from opsctl.workspace.desk import Desk
 from opsctl.workspace.drafts import Drafts
+from opsctl.workspace.topics import Topics
+from opsctl.workspace.working import WorkingSide
 
 if TYPE_CHECKING:
     from opsctl.workspace.approvals import Approvals
@@ -37,28 +39,38 @@ class Workspace(Base):
         return Desk(self)
 
     @cached_property
-    def clerk(self) -> Clerk:
-        """Puts commits together and moves the branches."""
-        return Clerk(self, self.desk)
+    def topics(self) -> Topics:
+        """The commits of each draft."""
+        return Topics(self, self.desk)
+
+    @cached_property
+    def working(self) -> WorkingSide:
+        """Changes of `ops/drafts`."""
+        return WorkingSide(self, self.desk, self.topics)
+
+    @cached_property
+    def decisions(self) -> Decisions:
+        """Changes of `ops/approved`."""
+        return Decisions(self, self.desk, self.topics, self.working)
 
     @cached_property
     def drafts(self) -> Drafts:
         """File, edit, return, reject, list."""
-        return Drafts(self, self.desk, self.clerk)
+        return Drafts(self, self.desk, self.topics, self.working)
 
     @cached_property
     def approvals(self) -> Approvals:
         """Approve, vote, revoke."""
         from opsctl.workspace.approvals import Approvals
 
-        return Approvals(self, self.desk, self.clerk, self.drafts)
+        return Approvals(self, self.desk, self.topics, self.working, self.decisions, self.drafts)
 
     @cached_property
     def governing(self) -> Governing:
         """The policy and the plan."""
         from opsctl.workspace.governing import Governing
 
-        return Governing(self, self.desk, self.clerk, self.approvals)
+        return Governing(self, self.desk, self.decisions, self.approvals)
 
     @cached_property
     def founding(self) -> Founding:
@@ -79,7 +91,7 @@ class Workspace(Base):
         """Exchange with a remote."""
         from opsctl.workspace.syncing import Syncing
 
-        return Syncing(self, self.desk, self.clerk, self.approvals, self.governing)
+        return Syncing(self, self.desk, self.topics, self.working, self.approvals, self.governing)
 
     @cached_property
     def runs(self) -> Runs:
@@ -107,4 +119,4 @@ class Workspace(Base):
         """What is wrong, and the way out."""
         from opsctl.workspace.doctor import Doctor
 
-        return Doctor(self, self.desk, self.clerk)
+        return Doctor(self, self.desk, self.working)

@@ -12,9 +12,11 @@ from opsctl.topic import Topic
 from opsctl.violation import Violation
 from opsctl.workspace import story
 from opsctl.workspace.base import Base, Gate
-from opsctl.workspace.clerk import Clerk, Decided, Staged, already, decision_trailers
+from opsctl.workspace.decisions import Decided, Decisions, already, decision_trailers
 from opsctl.workspace.desk import Desk
 from opsctl.workspace.drafts import Drafts, check_expected
+from opsctl.workspace.topics import Topics
+from opsctl.workspace.working import Staged, WorkingSide
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +42,14 @@ class Outcome:
 class Approvals:
     """`ws.approvals`."""
 
-    def __init__(self, base: Base, desk: Desk, clerk: Clerk, drafts: Drafts) -> None:
+    def __init__(
+        self, base: Base, desk: Desk, topics: Topics, working: WorkingSide, decisions: Decisions, drafts: Drafts
+    ) -> None:
         self._base = base
         self._desk = desk
-        self._clerk = clerk
+        self._topics = topics
+        self._working = working
+        self._decisions = decisions
         self._drafts = drafts
         self._repo = base.repo
 
@@ -82,19 +88,19 @@ class Approvals:
             if outcome:
                 return None
             self._check_text(draft, allow_chars, allow_secrets)
-            tip = self._clerk.topic_of(ulid, self._desk.pending_entry(ulid))
+            tip = self._topics.tip_of(ulid, self._desk.pending_entry(ulid))
             outcome = self._short_of(draft, tip, gate)
             if outcome:
                 return None
             allowed = {"Ops-Allowed-Secrets": " ".join(sorted(allow_secrets))}
             return Decided(self._merge_payload(draft, tip, gate, extra | allowed), draft.path)
 
-        self._clerk.decide(make)
+        self._decisions.decide(make)
         if outcome and outcome.tally and not outcome.already:
             self._vote(ulid, outcome.digest)
         if outcome:
             if outcome.item:
-                self._clerk.drop_topic(ulid)
+                self._topics.drop(ulid)
             return outcome
         item, _ = self._desk.approved(ulid)
         return Outcome(ulid, item.decision.digest or "", item, None, already=False)
@@ -211,7 +217,7 @@ class Approvals:
             draft = self._drafts.require_pending(ulid, "approved")
             check_expected(draft, digest)
             gate, entry = self._desk.now.require_gate(), self._desk.pending_entry(ulid)
-            tip = self._clerk.topic_of(ulid, entry)
+            tip = self._topics.tip_of(ulid, entry)
             ballot = story.ballot(gate.standing, ulid, digest).trailers()
             trailers = ballot | {"Ops-Vote": "approve", "Ops-Signer": self.me(gate), "Ops-Seen": gate.tip}
             title = draft.document.title
@@ -224,9 +230,9 @@ class Approvals:
             )
             vote = self._base.store.stage_commit(payload, self._base.signer.sign(payload))
             merge = {"Ops-Kind": "vote", "Ops-Id": ulid}
-            return Staged(self._clerk.merge_topic(vote, ulid, entry, title, merge), ulid, vote, "opsctl: vote")
+            return Staged(self._working.merge_topic(vote, ulid, entry, title, merge), ulid, vote, "opsctl: vote")
 
-        self._clerk.work(build, signs=True)
+        self._working.change(build, signs=True)
 
     def revoke(self, ulid: str, reason: str) -> tuple[Decision, bool]:
         """Take an approved item out of use, signed. Returns the decision and whether it is new."""
@@ -251,7 +257,7 @@ class Approvals:
             )
             return Decided(payload)
 
-        decision = self._clerk.decide(make)
+        decision = self._decisions.decide(make)
         if decision:
             return decision, True
         if before is None:

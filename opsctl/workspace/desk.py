@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from datetime import datetime
-from functools import cached_property, partial
 
 from opsctl import document as documents
 from opsctl import ids
 from opsctl.errors import OpsError
 from opsctl.gitobject import FILE, Entry
-from opsctl.ledger import Ledger
-from opsctl.models import Approved, Decision, Document, Draft, Vote
-from opsctl.store import APPROVED, DRAFTS, TOPICS
-from opsctl.treediff import diff, files, lookup
-from opsctl.workspace import story
-from opsctl.workspace.base import Base, Gate
+from opsctl.models import Approved, Decision, Document, Draft
+from opsctl.store import TOPICS
+from opsctl.treediff import lookup
+from opsctl.workspace import describing, snapshot, story
+from opsctl.workspace.base import Base
 from opsctl.workspace.shelf import Shelf
 from opsctl.workspace.snapshot import Snapshot, no_drafts
 from opsctl.workspace.story import Story
-from opsctl.workspace.worklog import WorkLog
-
-MOST = 200_000
-"""Files that may differ on ops/drafts; a bound on what a stranger's tree can make this process do."""
 
 
 class Desk:
@@ -32,90 +24,22 @@ class Desk:
     def __init__(self, base: Base) -> None:
         self._base = base
         self._repo = base.repo
+        self._now: Snapshot | None = None
 
-    @cached_property
+    @property
     def now(self) -> Snapshot:
-        """The state when it was first asked for."""
-        return self._snapshot()
+        """The state when it was first asked for, or last renewed."""
+        return self._now or self.refresh()
 
     def refresh(self) -> Snapshot:
         """The state now."""
-        self.__dict__.pop("now", None)
-        self.__dict__.pop("work", None)
-        self.__dict__.pop("closed_entries", None)
-        return self.now
+        self._now = None  # what cannot be read must not leave the old one
+        self._now = snapshot.take(self._base)
+        return self._now
 
-    @cached_property
-    def work(self) -> WorkLog:
-        """The events of the working side."""
-        return WorkLog(self._repo, self.now.ledger, self.now.reachable, self.now.drafts)
-
-    def _snapshot(self) -> Snapshot:
-        gate, fault = self._gate()
-        if gate:
-            ledger, reachable = gate.scratch.ledger, gate.scratch.reachable
-        else:
-            ledger = Ledger(None, "") if fault and fault.code == "no_trust" else self._base.history().ledger
-            reachable = partial(ledger.reachable, upto=ledger.count)
-
-        def sort_out(drafts: str) -> tuple[dict[str, Entry], dict[str, str]]:
-            approved = gate.standing.tree if gate else self._last_good_tree(fault)
-            return self._sorted_out(gate, approved, self._repo.commit(drafts).tree)
-
-        return Snapshot(gate, fault, ledger, reachable, self._repo.ref(DRAFTS), sort_out)
-
-    def _gate(self) -> tuple[Gate | None, OpsError | None]:
-        try:
-            return self._base.gate(), None
-        except OpsError as error:
-            if error.kind != "integrity" and error.code != "no_trust":
-                raise
-            return None, error
-
-    def _last_good_tree(self, fault: OpsError | None) -> str | None:
-        """What pending is measured against while the gate is closed: drafts are readable all the same."""
-        good = fault.detail.get("good") if fault else None
-        tip = str(good) if good else self._repo.ref(APPROVED)
-        try:
-            return self._repo.commit(tip).tree if tip else None
-        except OpsError:
-            return None
-
-    def _sorted_out(
-        self, gate: Gate | None, approved: str | None, drafts: str
-    ) -> tuple[dict[str, Entry], dict[str, str]]:
-        """Files of `ops/drafts` that `ops/approved` lacks: drafts by id, and what else differs there by path."""
-        pending: dict[str, Entry] = {}
-        drift: dict[str, str] = {}
-        old_folder, new_folder = self._folder(approved), self._folder(drafts)
-        for inner, (old, new) in diff(self._repo, old_folder, new_folder, limit=MOST, depth=3).items():
-            path = f"ops/{inner}"
-            ulid = ids.ulid_of_path(path)
-            if ulid is None:
-                drift[path] = "no draft belongs there"
-            elif old is not None or (gate and gate.scratch.decided(ulid)):
-                drift[path] = "is missing" if new is None else "is not what was decided"
-            elif new is None or new.mode != FILE:
-                drift[path] = f"has mode {new.mode if new else None}, not {FILE}"
-            else:
-                pending[ulid] = new
-        return dict(sorted(pending.items())), drift
-
-    def _folder(self, tree: str | None) -> str | None:
-        entry = lookup(self._repo, tree, "ops") if tree else None
-        return entry.oid if entry and entry.is_folder else None
-
-    @cached_property
-    def closed_entries(self) -> dict[str, Entry]:
-        """Files of rejected and failed drafts, by id."""
-        top = lookup(self._repo, self._repo.commit(self.now.drafts).tree, "closed")
-        if top is None or not top.is_folder:
-            return {}
-        rows = [
-            (ids.ulid_of_path(f"closed/{path}", top="closed"), entry)
-            for path, entry in files(self._repo, top.oid).items()
-        ]
-        return {ulid: entry for ulid, entry in sorted(rows, key=str) if ulid and entry.mode == FILE}
+    def drafts_moved(self, tip: str) -> None:
+        """Go on from a new tip of `ops/drafts` that the caller, who holds the lock, has just moved it to."""
+        self._now = self.now.moved(tip)
 
     # -- which one ----------------------------------------------------------------------------------------------
 
@@ -127,7 +51,7 @@ class Desk:
         given, state = ids.parse(text), self.now
         found: set[str] = set()
         if given.kind != "a" and state.drafts_tip:
-            found = {*ids.matches(given, state.pending), *ids.matches(given, self.closed_entries)}
+            found = {*ids.matches(given, state.pending), *ids.matches(given, self.now.closed)}
         if state.gate:
             found |= {
                 *state.ledger.ulids(state.gate.scratch.upto, given.part),
@@ -146,7 +70,7 @@ class Desk:
         """Every id that is known here: pending, closed, ever approved."""
         gate = self.now.gate
         decided = self.now.ledger.ulids(gate.scratch.upto) if gate else []
-        return {*self.now.pending, *self.closed_entries, *decided}
+        return {*self.now.pending, *self.now.closed, *decided}
 
     # -- drafts -------------------------------------------------------------------------------------------------
 
@@ -186,7 +110,7 @@ class Desk:
 
     def closed(self) -> list[Draft]:
         """Drafts that were rejected or failed and are not pruned yet, oldest first."""
-        return [self._closed_draft(ulid, entry) for ulid, entry in self.closed_entries.items()]
+        return [self._closed_draft(ulid, entry) for ulid, entry in self.now.closed.items()]
 
     def decided(self, status: str) -> Iterator[Draft]:
         """Drafts that are approved (or revoked), newest decision first."""
@@ -202,8 +126,8 @@ class Desk:
         entry = self.entry(ulid)
         if entry:
             return self._pending_draft(ulid, entry)
-        if ulid in self.closed_entries:
-            return self._closed_draft(ulid, self.closed_entries[ulid])
+        if ulid in self.now.closed:
+            return self._closed_draft(ulid, self.now.closed[ulid])
         decision = self.last_decision(ulid)
         if decision is None:
             raise unknown(ulid)
@@ -256,14 +180,14 @@ class Desk:
         """The tip of a draft's topic: the ref, else what the working side's history remembers of it."""
         tip = self._repo.ref(TOPICS + ulid)
         if tip is None and self.now.gate:
-            event = self.work.event(ulid)
+            event = self.now.work.event(ulid)
             tip = event.topic if event else None
         return tip
 
     def story(self, ulid: str) -> Story:
         """The story of a draft in any state."""
         path = ids.path_of(ulid)
-        if self.entry(ulid) or ulid in self.closed_entries:
+        if self.entry(ulid) or ulid in self.now.closed:
             return story.read(self._repo, self.topic_tip(ulid), path, self.now.reachable)
         merged = [
             d for d in self.now.ledger.decisions(self.now.require_gate().scratch.upto, ulid=ulid) if d.kind == "approve"
@@ -275,78 +199,19 @@ class Desk:
         return story.read(self._repo, tip, path, lambda oid: self.now.ledger.reachable(oid, before))
 
     def _pending_draft(self, ulid: str, entry: Entry) -> Draft:
-        path, told = ids.path_of(ulid), self.story(ulid)
-        document, digest, error = self._document(ulid, entry)
-        is_current = told.final == entry
-        gate = self.now.gate
-        return Draft(
-            document=document,
-            status="draft",
-            digest=digest,
-            blob=entry.oid,
-            path=path,
-            author=told.author or story.person(self.work.introduced(path, entry).author),
-            updated_at=told.updated_at or ids.created_at(ulid),
-            revision=len(told.content) + (not is_current),
-            votes=told.votes(gate.standing, ulid, digest, document) if gate and is_current and not error else (),
-            reason=told.asked_for() if is_current else None,
-            error=error,
-        )
-
-    def _document(self, ulid: str, entry: Entry) -> tuple[Document, str, str | None]:
-        """The document and digest of a file that anybody may have written, or what is wrong with it."""
-        try:
-            data = self._repo.blob(entry.oid)
-        except OpsError as fault:
-            return Document(ulid, "(unreadable)", ""), "", fault.message
-        digest = documents.digest_of(data)
-        try:
-            document = documents.parse(data)
-        except OpsError as fault:
-            return Document(ulid, "(unreadable)", data.decode("utf-8", "replace")), digest, fault.message
-        if document.ulid != ulid:
-            said = f"the file says it is d_{document.ulid}, its path says d_{ulid}"
-            return replace(document, ulid=ulid), digest, said
-        return document, digest, None
+        return describing.pending(self.now, ulid, entry, self.story(ulid))
 
     def _closed_draft(self, ulid: str, entry: Entry) -> Draft:
-        event = self.work.event(ulid) if self.now.gate else None
-        document, digest, error = self._document(ulid, entry)
-        told = self.story(ulid)
-        failed = event is not None and event.kind == "fail"
-        return Draft(
-            document=document,
-            status="error" if failed else "rejected",
-            digest=digest,
-            blob=entry.oid,
-            path=ids.path_of(ulid, top="closed"),
-            author=told.author or (event.by if event else "unknown"),
-            updated_at=datetime.fromisoformat(event.at) if event else ids.created_at(ulid),
-            revision=max(1, len(told.content)),
-            reason=event.reason if event and not failed else None,
-            error=event.reason if event and failed else error,
-        )
+        event = self.now.work.event(ulid) if self.now.gate else None
+        return describing.closed(self._repo, ulid, entry, self.story(ulid), event)
 
     def _decided_draft(self, decision: Decision) -> Draft:
-        ulid, told = decision.ulid or "", self.story(decision.ulid or "")
-        digest, error = decision.digest or "", None
+        ulid = decision.ulid or ""
         try:
-            document = documents.parse(self.signed_bytes(decision))
+            document, error = documents.parse(self.signed_bytes(decision)), None
         except OpsError as fault:  # one damaged item must not hide the others (CR-22)
             document, error = Document(ulid, "(unreadable)", ""), fault.message
-        return Draft(
-            document=document,
-            error=error,
-            status="approved" if decision.kind == "approve" else "revoked",
-            digest=digest,
-            blob=decision.blob or "",
-            path=ids.path_of(ulid),
-            author=told.author or "unknown",
-            updated_at=decision.at,
-            revision=max(1, len(told.content)),
-            votes=tuple(Vote(v.principal, "approve", digest, v.fingerprint, decision.at) for v in decision.votes),
-            reason=decision.reason,
-        )
+        return describing.decided(decision, self.story(ulid), document, error)
 
 
 def unknown(text: str) -> OpsError:

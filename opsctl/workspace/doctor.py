@@ -16,8 +16,8 @@ from opsctl.gitobject import Entry
 from opsctl.store import APPROVED, DRAFTS, TOPICS
 from opsctl.treediff import files, lookup
 from opsctl.workspace.base import Base
-from opsctl.workspace.clerk import Clerk, Staged
 from opsctl.workspace.desk import Desk
+from opsctl.workspace.working import Staged, WorkingSide
 
 _SHADOWS = ("refs/{}", "refs/tags/{}", "refs/{}/HEAD")
 
@@ -35,10 +35,10 @@ class Check:
 class Doctor:
     """`ws.doctor`."""
 
-    def __init__(self, base: Base, desk: Desk, clerk: Clerk) -> None:
+    def __init__(self, base: Base, desk: Desk, working: WorkingSide) -> None:
         self._base = base
         self._desk = desk
-        self._clerk = clerk
+        self._working = working
         self._repo = base.repo
 
     def examine(self, *, fix: bool = False) -> list[Check]:
@@ -126,13 +126,13 @@ class Doctor:
             yield Check("problem", "drafts", "the branch ops/drafts is missing", "opsctl doctor --fix")
             return
         if self._repo.ref(DRAFTS) is None:
-            count = self._clerk.rebuild_drafts()
+            count = self._working.rebuild()
             yield Check("note", "drafts", f"ops/drafts was missing: made anew with {count} drafts from their topics")
         if fix:
-            self._clerk.catch_up_drafts()
+            self._working.catch_up()
         drift = self._desk.refresh().drift
         if drift and fix:
-            self._clerk.work(self._undrifted)
+            self._working.change(self._undrifted)
             for path, what in drift.items():
                 yield Check("note", "drift", f"{path} {what}: put back as it was decided")
             return
@@ -145,7 +145,7 @@ class Doctor:
         edits: dict[str, Entry | None] = {path: lookup(self._repo, tree, path) for path in state.drift}
         if not edits:
             return None
-        drafts = self._clerk.drafts_commit(edits, (state.drafts,), "merge: undo drift", {"Ops-Kind": "merge"})
+        drafts = self._working.commit(edits, (state.drafts,), "merge: undo drift", {"Ops-Kind": "merge"})
         return Staged(drafts, None, None, "opsctl: doctor")
 
     def _topics(self, fix: bool) -> Iterator[Check]:

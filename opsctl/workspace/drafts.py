@@ -13,8 +13,10 @@ from opsctl.errors import OpsError
 from opsctl.gitobject import Entry
 from opsctl.models import Document, Draft, Revision, RunSettings, Target
 from opsctl.workspace.base import Base
-from opsctl.workspace.clerk import Clerk, Staged, already
+from opsctl.workspace.decisions import already
 from opsctl.workspace.desk import Desk
+from opsctl.workspace.topics import Topics
+from opsctl.workspace.working import Staged, WorkingSide
 
 if TYPE_CHECKING:
     pass
@@ -50,10 +52,11 @@ class Filter:
 class Drafts:
     """`ws.drafts`."""
 
-    def __init__(self, base: Base, desk: Desk, clerk: Clerk) -> None:
+    def __init__(self, base: Base, desk: Desk, topics: Topics, working: WorkingSide) -> None:
         self._base = base
         self._desk = desk
-        self._clerk = clerk
+        self._topics = topics
+        self._working = working
         self._repo = base.repo
 
     # -- writing ------------------------------------------------------------------------------------------------
@@ -76,11 +79,11 @@ class Drafts:
             entry = self._base.store.file(data)
             gate = self._desk.now.require_gate()
             path = ids.path_of(document.ulid)
-            topic = self._clerk.topic_commit(gate.tip, {path: entry}, document.title, trailers)
-            drafts = self._clerk.merge_topic(topic, document.ulid, entry, document.title, trailers)
+            topic = self._topics.commit(gate.tip, {path: entry}, document.title, trailers)
+            drafts = self._working.merge_topic(topic, document.ulid, entry, document.title, trailers)
             return Staged(drafts, document.ulid, topic, "opsctl: draft")
 
-        self._clerk.work(build)
+        self._working.change(build)
         return self._desk.draft(document.ulid)
 
     def edit(
@@ -113,14 +116,14 @@ class Drafts:
             changed = entry.oid != before.blob
             return self._staged_edit(ulid, entry, document.title, trailers) if changed else None
 
-        self._clerk.work(build)
+        self._working.change(build)
         return self._desk.draft(ulid), changed
 
     def _staged_edit(self, ulid: str, entry: Entry, title: str, allowed: Mapping[str, str]) -> Staged:
         trailers = {"Ops-Kind": "edit", "Ops-Id": ulid, **allowed}
-        parent = self._clerk.base_for_edit(ulid, self._desk.pending_entry(ulid))
-        topic = self._clerk.topic_commit(parent, {ids.path_of(ulid): entry}, title, trailers)
-        drafts = self._clerk.merge_topic(topic, ulid, entry, title, trailers)
+        parent = self._topics.base_for_edit(ulid, self._desk.pending_entry(ulid))
+        topic = self._topics.commit(parent, {ids.path_of(ulid): entry}, title, trailers)
+        drafts = self._working.merge_topic(topic, ulid, entry, title, trailers)
         return Staged(drafts, ulid, topic, "opsctl: edit")
 
     def give_back(self, ulid: str, reason: str) -> Draft:
@@ -132,11 +135,11 @@ class Drafts:
             before = self.require_pending(ulid, "sent back")
             title, entry = before.document.title, self._desk.pending_entry(ulid)
             trailers = {"Ops-Kind": "return", "Ops-Id": ulid, "Ops-Reason": reason}
-            topic = self._clerk.topic_commit(self._clerk.topic_of(ulid, entry), {}, title, trailers)
-            drafts = self._clerk.merge_topic(topic, ulid, entry, title, trailers)
+            topic = self._topics.commit(self._topics.tip_of(ulid, entry), {}, title, trailers)
+            drafts = self._working.merge_topic(topic, ulid, entry, title, trailers)
             return Staged(drafts, ulid, topic, "opsctl: return")
 
-        self._clerk.work(build)
+        self._working.change(build)
         return self._desk.draft(ulid)
 
     def reject(self, ulid: str, reason: str | None, *, expect: str | None = None) -> tuple[Draft, bool]:
@@ -154,7 +157,7 @@ class Drafts:
                 raise already(f"d_{ulid} is {_spoken(before)}; it cannot be rejected", _way_on(before))
             return self._staged_reject(before, reason)
 
-        self._clerk.work(build)
+        self._working.change(build)
         return self._desk.draft(ulid), changed
 
     def _staged_reject(self, before: Draft, reason: str | None) -> Staged:
@@ -163,7 +166,7 @@ class Drafts:
         tip = self._desk.topic_tip(ulid)
         parents = (self._desk.now.drafts, *([tip] if tip else []))
         edits = {ids.path_of(ulid): None, ids.path_of(ulid, top="closed"): entry}
-        drafts = self._clerk.drafts_commit(edits, parents, f"reject: {before.document.title}", trailers)
+        drafts = self._working.commit(edits, parents, f"reject: {before.document.title}", trailers)
         return Staged(drafts, ulid, None, "opsctl: reject")
 
     def prune(self, older_than: timedelta, *, dry_run: bool = False) -> list[str]:
@@ -178,10 +181,10 @@ class Drafts:
             edits = {ids.path_of(ulid, top="closed"): None for ulid in gone}
             trailers = {"Ops-Kind": "prune"}
             subject = f"prune: {len(gone)} closed drafts"
-            drafts = self._clerk.drafts_commit(edits, (self._desk.now.drafts,), subject, trailers)
+            drafts = self._working.commit(edits, (self._desk.now.drafts,), subject, trailers)
             return Staged(drafts, None, None, "opsctl: prune")
 
-        self._clerk.work(build)
+        self._working.change(build)
         return gone
 
     # -- reading ------------------------------------------------------------------------------------------------

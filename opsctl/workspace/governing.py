@@ -13,7 +13,7 @@ from opsctl.policyfile import POLICY_PATH, SIGNERS_PATH
 from opsctl.treediff import lookup
 from opsctl.workspace.approvals import Approvals
 from opsctl.workspace.base import Base, Gate
-from opsctl.workspace.clerk import Clerk, Decided, decision_trailers
+from opsctl.workspace.decisions import Decided, Decisions, decision_trailers
 from opsctl.workspace.desk import Desk
 
 _EPOCH = re.compile(rb"^epoch\s*=\s*\d+", re.MULTILINE)
@@ -22,10 +22,10 @@ _EPOCH = re.compile(rb"^epoch\s*=\s*\d+", re.MULTILINE)
 class Governing:
     """`ws.governing`: the policy and the plan, which land alike."""
 
-    def __init__(self, base: Base, desk: Desk, clerk: Clerk, approvals: Approvals) -> None:
+    def __init__(self, base: Base, desk: Desk, decisions: Decisions, approvals: Approvals) -> None:
         self._base = base
         self._desk = desk
-        self._clerk = clerk
+        self._decisions = decisions
         self._approvals = approvals
 
     def policy(self) -> tuple[Policy, bytes]:
@@ -91,4 +91,4 @@ class Governing:
             )
             return Decided(payload)
 
-        return self._clerk.decide(make)
+        return self._decisions.decide(make)

@@ -161,7 +161,7 @@ class Runs:
         self._desk.refresh().require_gate()
         decision = self._desk.last_decision(item)
         if decision is None:
-            if self._desk.entry(item) or item in self._desk.closed_entries:
+            if self._desk.entry(item) or item in self._desk.now.closed:
                 raise not_approved(item)
             raise unknown(f"a_{item}")
         if decision.kind != "approve":

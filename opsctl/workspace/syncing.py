@@ -24,10 +24,11 @@ from opsctl.store import APPROVED, DRAFTS, NOTES, TOPICS
 from opsctl.treediff import lookup
 from opsctl.workspace.approvals import Approvals
 from opsctl.workspace.base import Base, Gate
-from opsctl.workspace.clerk import Clerk
 from opsctl.workspace.desk import Desk
 from opsctl.workspace.governing import Governing
+from opsctl.workspace.topics import Topics
 from opsctl.workspace.union import Union
+from opsctl.workspace.working import WorkingSide
 
 TRIES = 5
 _LIST = "sign-again.json"
@@ -62,15 +63,23 @@ class Synced:
 class Syncing:
     """`ws.syncing`."""
 
-    def __init__(self, base: Base, desk: Desk, clerk: Clerk, approvals: Approvals, governing: Governing) -> None:
+    def __init__(
+        self,
+        base: Base,
+        desk: Desk,
+        topics: Topics,
+        working: WorkingSide,
+        approvals: Approvals,
+        governing: Governing,
+    ) -> None:
         self._base = base
         self._desk = desk
-        self._clerk = clerk
+        self._working = working
         self._approvals = approvals
         self._governing = governing
         self._repo = base.repo
         self._git = Git(base.repo.common)
-        self._union = Union(base, desk, clerk, self._git)
+        self._union = Union(base, desk, topics, working, self._git)
 
     def sync(self, name: str | None, tell: Callable[[str], None]) -> Synced:
         """Bring this clone and a remote together. Raises `not_adopted`, `not_published`, `remote_failed`.
@@ -173,7 +182,7 @@ class Syncing:
         waiting: list[Again] = []
         rest = self._kept()
         if rest:
-            self._clerk.catch_up_drafts()
+            self._working.catch_up()
         while rest:
             one, *rest = rest
             name = f"{one.kind} {f'd_{one.ulid}' if one.ulid else one.commit[:12]}"

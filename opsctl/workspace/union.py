@@ -12,18 +12,21 @@ from opsctl.store import DRAFTS, NOTES, TOPICS
 from opsctl.treediff import diff, lookup
 from opsctl.workspace import story
 from opsctl.workspace.base import Base
-from opsctl.workspace.clerk import Clerk
-from opsctl.workspace.desk import MOST, Desk
+from opsctl.workspace.desk import Desk
 from opsctl.workspace.shelf import Shelf
+from opsctl.workspace.snapshot import MOST
+from opsctl.workspace.topics import Topics
+from opsctl.workspace.working import WorkingSide
 
 
 class Union:
     """Brings what a mirror holds into this clone's working side."""
 
-    def __init__(self, base: Base, desk: Desk, clerk: Clerk, git: Git) -> None:
+    def __init__(self, base: Base, desk: Desk, topics: Topics, working: WorkingSide, git: Git) -> None:
         self._base = base
         self._desk = desk
-        self._clerk = clerk
+        self._topics = topics
+        self._working = working
         self._repo = base.repo
         self._store = base.store
         self._git = git
@@ -37,7 +40,7 @@ class Union:
             state = self._desk.refresh()
             if theirs and theirs != state.drafts and not self._is_ancestor(theirs, state.drafts):
                 self._unite(state.drafts, theirs)
-            self._clerk.catch_up_locked()
+            self._working.catch_up_locked()
             for ulid in list(self._desk.now.pending):
                 self._topic(ulid, self._repo.ref(f"{mirror}topics/{ulid}"), theirs)
             Shelf.clear(self._desk.now.ledger)
@@ -64,7 +67,7 @@ class Union:
         else:
             edits = self._edits(ours, theirs)
             trailers = {"Ops-Kind": "sync"}
-            tip = self._clerk.drafts_commit(edits, (ours, theirs), "sync: unite drafts", trailers)
+            tip = self._working.commit(edits, (ours, theirs), "sync: unite drafts", trailers)
             self._repo.flush()
         self._store.move(DRAFTS, ours, tip, "opsctl: sync")
         self._desk.refresh()
@@ -118,7 +121,7 @@ class Union:
             return
         if tip != theirs:  # a commit of our own: it lives on ops/drafts too, not in a ref alone
             entry, title = self._desk.pending_entry(ulid), self._desk.draft(ulid).document.title
-            drafts = self._clerk.merge_topic(tip, ulid, entry, title, {"Ops-Kind": "edit", "Ops-Id": ulid})
+            drafts = self._working.merge_topic(tip, ulid, entry, title, {"Ops-Kind": "edit", "Ops-Id": ulid})
             self._repo.flush()
             self._store.move(DRAFTS, self._desk.now.drafts, drafts, "opsctl: sync")
             self._desk.refresh()
@@ -156,7 +159,7 @@ class Union:
         title = self._desk.draft(ulid).document.title
         self.notices.append(f"d_{ulid} was changed on both sides: the text from {where} is now the newer revision")
         trailers = {"Ops-Kind": "edit", "Ops-Id": ulid}
-        return self._clerk.topic_commit(older, {path: entry}, title, trailers, author=author)
+        return self._topics.commit(older, {path: entry}, title, trailers, author=author)
 
     def _join(self, ulid: str, ours: str, theirs: str) -> str:
         payload = self._store.payload(
