@@ -1765,7 +1765,8 @@ def test_rm_01_a_remote_that_declines_keeps_the_decision_here(team: tuple[Shell,
     ulid = alice.approved("Do it.")
     done = alice.refused("sync", status=4, says="refused the push")
     assert "not on a Friday" in done.err
-    assert alice.json("status")["not_published"] == ["1 decision (origin)"]
+    assert alice.json("status")["not_published"] == [{"remote": "origin", "decisions": 1}]
+    assert "not published      1 decision (origin)" in alice.ok("status")
     assert alice.json("show", f"a_{ulid}")
     hook.unlink()
     alice.ok("sync")
@@ -1884,7 +1885,8 @@ def test_a_clone_that_is_behind_another_one_here_is_told_so(sh: Shell, remote: P
     done = second("verify")
     assert done.status == 0
     assert "behind" in done.err
-    assert "opsctl sync" in second.json("status")["behind"]
+    assert second.json("status")["behind"] == 1
+    assert "1 more decisions; opsctl sync" in second.ok("status")
 
 
 # -- a process of its own -----------------------------------------------------------------------------------------

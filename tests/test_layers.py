@@ -126,6 +126,26 @@ def test_no_face_reaches_past_the_workspace_into_git() -> None:
             assert "pygit2" not in imports(name), name
 
 
+INSIDE = {
+    *("desk", "clerk", "repo", "store", "places", "pins", "pin", "memory", "history", "root", "environ", "path"),
+    *("setting", "settings", "signer", "who", "choose_key", "chosen_key", "progress"),
+}
+"""What a workspace holds for its own use cases."""
+
+
+def test_no_face_reaches_into_the_inside_of_the_workspace() -> None:
+    from opsctl.workspace.base import Base
+
+    assert {name for name in vars(Base) if not name.startswith("_")} - INSIDE == {"close", "editor", "gate"}
+    for name, tree in modules().items():
+        if not name.startswith("opsctl.cli"):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith(("workspace", "ws")):
+                is_inside = node.attr in INSIDE or node.attr.startswith("_")
+                assert not is_inside, f"{name}: {ast.unparse(node)}"
+
+
 def test_the_workspace_and_below_know_no_face() -> None:
     for name in modules():
         if rank(name) < 5:

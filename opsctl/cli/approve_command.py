@@ -67,7 +67,7 @@ def _named(session: Session, argument: str, expect: str | None, yes: bool) -> tu
     """The draft that an argument names, and the digest that the approval will be bound to."""
     identifier, at, digest = argument.partition("@")
     wanted = digest if at else expect
-    _, ulid = session.workspace.desk.resolve(identifier)
+    _, ulid = session.workspace.resolve(identifier)
     draft = session.workspace.drafts.get(ulid)
     if wanted is None and yes and draft.status == "draft" and draft.revision > 1:
         raise OpsError(

@@ -78,7 +78,7 @@ def register(app: typer.Typer) -> None:
             allow_secrets=frozenset(allow_secret),
         )
         typed = prompt is None and file is None and source is None
-        with editor.keeping(written.encode(), session.workspace.places.state, ".md") if typed else nullcontext():
+        with editor.keeping(written.encode(), session.workspace.spare_folder, ".md") if typed else nullcontext():
             made = session.workspace.drafts.create(new)
         if session.as_json:
             session.emit(draft_json(made))
@@ -92,7 +92,7 @@ def register(app: typer.Typer) -> None:
 
 def _source(session: Session, identifier: str) -> Document:
     """The document of a draft in any state, such as one that was rejected by mistake."""
-    draft = session.workspace.drafts.get(session.workspace.desk.resolve(identifier)[1])
+    draft = session.workspace.drafts.get(session.workspace.resolve(identifier)[1])
     if draft.error and not draft.document.prompt:
         raise OpsError("bad_document", draft.error)
     return draft.document

@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
         Votes on the old revision no longer count.
         """
         workspace = session.workspace
-        _, ulid = workspace.desk.resolve(identifier)
+        _, ulid = workspace.resolve(identifier)
         data = None
         if file is None and title is None:
             session.require_person("edit", "give --file PATH, --file - or --title TEXT")
@@ -44,7 +44,7 @@ def register(app: typer.Typer) -> None:
             data = editor.edit(workspace.drafts.content(before), suffix=".md", chosen=workspace.editor)
         if title is not None and not title.strip():
             raise OpsError("bad_input", "the title is empty")
-        with editor.keeping(data, workspace.places.state, ".md") if data is not None else nullcontext():
+        with editor.keeping(data, workspace.spare_folder, ".md") if data is not None else nullcontext():
             draft, changed = workspace.drafts.edit(
                 ulid,
                 prompt=decoded(read_file(file, limit=LIMIT)) if file is not None else None,

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from opsctl import ids
 from opsctl.cli.app import command
 from opsctl.cli.session import Session, age
 from opsctl.errors import EXIT
@@ -42,7 +41,7 @@ def register(app: typer.Typer) -> None:
 
         workspace = session.workspace
         found = workspace.drafts.list(Filter(status, label, author, search, limit))
-        fault = workspace.desk.now.fault
+        fault = workspace.fault
         if session.as_json:
             if status == "approved":
                 sound = [draft.ulid for draft in found if not draft.error]
@@ -67,7 +66,7 @@ def _print(session: Session, drafts: list[Draft]) -> None:
     if not session.out_is_terminal:
         session.table({}, ([f"d_{d.ulid}", d.status, d.author, utc(d.updated_at), d.document.title] for d in drafts))
         return
-    suffixes = ids.shortest_suffixes([draft.ulid for draft in drafts], session.workspace.desk.all_ulids())
+    suffixes = session.workspace.short_ids([draft.ulid for draft in drafts])
     colour = _COLOURS[drafts[0].status] if drafts and len({draft.status for draft in drafts}) == 1 else None
     columns = {"id": "yellow", "status": colour, "author": None, "age": "dim", "title": None}
     session.table(columns, ([suffixes[d.ulid], _state(d), d.author, age(d.updated_at), _title(d)] for d in drafts))

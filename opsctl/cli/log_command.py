@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Every decision, newest first: when, who, what, with which key. Of one item only, if an id is given."""
         workspace = session.workspace
-        ulid = workspace.desk.resolve(identifier)[1] if identifier is not None else None
+        ulid = workspace.resolve(identifier)[1] if identifier is not None else None
         decisions = workspace.approvals.log(ulid)[:limit]
         if session.as_json:
             session.emit([decision_json(decision) for decision in decisions])

@@ -45,7 +45,7 @@ def register(app: typer.Typer) -> None:
         workspace = session.workspace
         _, data = workspace.governing.policy()
         written = editor.edit(data, suffix=".toml", chosen=workspace.editor)
-        with editor.keeping(written, workspace.places.state, ".toml"):
+        with editor.keeping(written, workspace.spare_folder, ".toml"):
             return _sign(session, written, reason)
 
     @command(group, "set", example="opsctl policy set policy.toml --reason 'bob joins'", json=True)

@@ -25,8 +25,8 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Show a draft or an approved item, with everything hidden in it made visible."""
         workspace = session.workspace
-        kind, ulid = workspace.desk.resolve(identifier)
-        if kind == "a" or (kind is None and workspace.desk.is_approved(ulid)):
+        kind, ulid = workspace.resolve(identifier)
+        if kind == "a" or (kind is None and workspace.is_approved(ulid)):
             item, content = workspace.approvals.get(ulid)
             lines, value = render.approved_lines(session, item, content), approved_json(item)
         else:

@@ -1,13 +1,18 @@
 """The use cases. Every face opens one `Workspace` for a command or request, calls it once, and renders the result.
 
 Each group of use cases is imported when it is first asked for: reading a list must not pay for signing or syncing.
+Faces use the groups and the methods of `Workspace` here; what `Base`, desk and clerk hold is the inside.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from opsctl import ids
+from opsctl.errors import OpsError
 from opsctl.workspace.base import Base
 from opsctl.workspace.clerk import Clerk
 from opsctl.workspace.desk import Desk
@@ -15,12 +20,15 @@ from opsctl.workspace.drafts import Drafts
 
 if TYPE_CHECKING:
     from opsctl.workspace.approvals import Approvals
+    from opsctl.workspace.configuration import Value
     from opsctl.workspace.doctor import Doctor
     from opsctl.workspace.executing import Executing
     from opsctl.workspace.founding import Founding
     from opsctl.workspace.governing import Governing
+    from opsctl.workspace.looked import Looked
     from opsctl.workspace.runbook import Runbook
     from opsctl.workspace.runs import Runs
+    from opsctl.workspace.status import Status
     from opsctl.workspace.syncing import Syncing
     from opsctl.workspace.verification import Verification
 
@@ -31,15 +39,46 @@ class Workspace(Base):
     def __enter__(self) -> Workspace:
         return self
 
-    @cached_property
-    def desk(self) -> Desk:
-        """Both branches as they stand, and every item on them."""
-        return Desk(self)
+    # -- what every face asks -----------------------------------------------------------------------------------
 
-    @cached_property
-    def clerk(self) -> Clerk:
-        """Puts commits together and moves the branches."""
-        return Clerk(self, self.desk)
+    def resolve(self, text: str) -> tuple[str | None, str]:
+        """The kind that was named (`d`, `a`, or None) and the ULID of the one item that fits.
+
+        Raises `bad_id`, `unknown_id`, `ambiguous_id`.
+        """
+        return self.desk.resolve(text)
+
+    def is_approved(self, ulid: str) -> bool:
+        """True if the id is approved now; False also while the gate is closed."""
+        return self.desk.is_approved(ulid)
+
+    def short_ids(self, ulids: Collection[str]) -> dict[str, str]:
+        """For each of these the shortest end that no other id known here has."""
+        return ids.shortest_suffixes(list(ulids), self.desk.all_ulids())
+
+    @property
+    def fault(self) -> OpsError | None:
+        """Why the gate is closed, or None while it is open. Raises `no_gate`."""
+        return self.desk.now.fault
+
+    def status(self) -> Status:
+        """The gate at a glance, who acts here, and how this clone stands to others."""
+        from opsctl.workspace import status
+
+        return status.read(self, self.desk, self.approvals, self.syncing)
+
+    def configuration(self) -> list[Value]:
+        """What is gone by here, and where each value comes from."""
+        from opsctl.workspace import configuration
+
+        return configuration.read(self)
+
+    @property
+    def spare_folder(self) -> Path:
+        """A folder of the user's, outside the repository, for text that could not be filed."""
+        return self.places.state
+
+    # -- the groups of use cases --------------------------------------------------------------------------------
 
     @cached_property
     def drafts(self) -> Drafts:
@@ -108,3 +147,22 @@ class Workspace(Base):
         from opsctl.workspace.doctor import Doctor
 
         return Doctor(self, self.desk, self.clerk)
+
+    @cached_property
+    def looked(self) -> Looked:
+        """Which revisions this person saw last."""
+        from opsctl.workspace.looked import Looked
+
+        return Looked(self, self.desk)
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def desk(self) -> Desk:
+        """Both branches as they stand, and every item on them."""
+        return Desk(self)
+
+    @cached_property
+    def clerk(self) -> Clerk:
+        """Puts commits together and moves the branches."""
+        return Clerk(self, self.desk)

@@ -229,6 +229,10 @@ class Drafts:
                 return self._desk.signed_bytes(decision)
         return self._repo.blob(draft.blob)
 
+    def text(self, blob: str) -> str:
+        """The text of a revision, named by its blob as `Draft` and `Revision` do."""
+        return self._repo.blob(blob).decode("utf-8", "replace")
+
     def require_pending(self, ulid: str, verb: str) -> Draft:
         """The draft if it is pending. Raises `already_decided`."""
         draft = self._desk.draft(ulid)
