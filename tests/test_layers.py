@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -15,6 +16,8 @@ import pytest
 from conftest import ROOT, Home, Site, make_home
 
 from opsctl.cli import options
+from opsctl.errors import OpsError
+from opsctl.workspace import Workspace
 
 BOTTOM = [
     *("models", "document", "ids", "errors", "message", "gitobject", "treediff", "violation", "planfile"),
@@ -160,6 +163,30 @@ def test_only_faces_print_or_end_the_process() -> None:
             continue
         calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         assert not calls & {"print", "sys.exit", "exit", "input", "os._exit"}, name
+
+
+def test_only_faces_read_the_environment() -> None:
+    for name, tree in modules().items():
+        if rank(name) < 5:
+            read = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+            assert not read & {"os.environ", "os.environb", "os.getenv", "os.getenvb"}, name
+
+
+def test_a_workspace_goes_by_the_environment_that_it_is_given(site: Site, tmp_path: Path) -> None:
+    def opened(**values: str) -> Workspace:
+        return Workspace(site.path, environ={**site.home.environ, **values}, now=lambda: datetime.now(UTC))
+
+    other = make_home(tmp_path / "bob", "Bob", "bob@example.com")
+    with opened(**other.environ) as ws:  # the process itself has Alice's
+        assert ws.who == ("Bob", "bob@example.com")
+        assert ws.signer.key.line == other.public("bob")
+    (tmp_path / "bob/.gitconfig").write_text("[user]\n\tsigningkey = ~/keys/bob.pub\n[gpg]\n\tformat = ssh\n")
+    with opened(**other.environ) as ws:
+        assert ws.signer.key.line == other.public("bob")
+    with opened(PATH=str(tmp_path)) as ws, pytest.raises(OpsError, match="git is not installed"):
+        ws.setting("user.name")
+    with opened(OPSCTL_SIGN_TIMEOUT="soon") as ws, pytest.raises(OpsError, match="OPSCTL_SIGN_TIMEOUT"):
+        _ = ws.signer
 
 
 def test_there_is_no_cycle_of_imports() -> None:

@@ -85,7 +85,8 @@ class _Stage:
         self.repo.mkdir()
         key = home / ".ssh" / "id_ed25519"
         subprocess.run(
-            [program("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-C", "demo", "-f", str(key)], check=True
+            [program("ssh-keygen", os.environ), "-q", "-t", "ed25519", "-N", "", "-C", "demo", "-f", str(key)],
+            check=True,
         )
         (home / ".gitconfig").write_text(
             "[user]\n\tname = Alice\n\temail = alice@example.com\n"

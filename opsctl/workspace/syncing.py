@@ -69,7 +69,7 @@ class Syncing:
         self._approvals = approvals
         self._governing = governing
         self._repo = base.repo
-        self._git = Git(base.repo.common)
+        self._git = Git(base.repo.common, base.environ)
         self._union = Union(base, desk, clerk, self._git)
 
     def sync(self, name: str | None, tell: Callable[[str], None]) -> Synced:
