@@ -804,7 +804,7 @@ def test_log_tells_every_decision_newest_first(shelf: tuple[Shell, dict[str, str
         set(row)
         == {
             *("commit", "kind", "id", "digest", "at", "epoch", "signer", "votes", "subject", "reason"),
-            *("allowed_chars", "via"),
+            *("allowed_chars", "via", "by"),
         }
         for row in rows
     )
@@ -813,8 +813,9 @@ def test_log_tells_every_decision_newest_first(shelf: tuple[Shell, dict[str, str
     ).split()
     assert rows[0]["reason"] == "found a bug"
     assert rows[-1]["id"] is None
-    assert [row["kind"] for row in sh.json("log", found["revoked"])] == ["revoke", "approve"]
-    assert sh.json("log", found["draft"]) == []
+    assert [row["kind"] for row in sh.json("log", found["revoked"])] == ["revoke", "approve", "draft"]
+    (step,) = sh.json("log", found["draft"])
+    assert set(step) == set(rows[0])
     assert len(sh.json("log", "--limit", "2")) == 2
     text = sh.ok("log").splitlines()
     assert len(text) == 4
@@ -824,6 +825,61 @@ def test_log_tells_every_decision_newest_first(shelf: tuple[Shell, dict[str, str
         rows[0]["id"],
         "revoke: Revoked work (found a bug)",
     ]
+
+
+def test_log_of_a_pending_draft_tells_what_happened_to_it(sh: Shell) -> None:
+    ulid = sh.draft("First text.")
+    first = sh.json("show", ulid)["digest"]
+    sh.ok("return", ulid, "--reason", "name the files")
+    sh.ok("edit", ulid, "--file", "-", stdin=b"Second text.")
+    rows = sh.json("log", ulid)
+    assert [(row["kind"], row["by"], row["reason"]) for row in rows] == [
+        ("edit", "Alice", None),
+        ("return", "Alice", "name the files"),
+        ("draft", "Alice", None),
+    ]
+    assert [row["digest"] for row in rows] == [sh.json("show", ulid)["digest"], first, first]
+    assert {row["id"] for row in rows} == {f"d_{ulid}"}
+    assert all(row["signer"] is None for row in rows), "nothing of this was signed"
+    lines = [line.split("\t") for line in sh.ok("log", ulid).splitlines()]
+    assert [line[2:4] + line[5:] for line in lines][1] == ["Alice", "-", "return (name the files)"]
+    sh.ok("reject", ulid, "--reason", "no")
+    newest = sh.json("log", ulid)[0]
+    assert (newest["kind"], newest["by"], newest["reason"], newest["signer"]) == ("reject", "Alice", "no", None)
+    assert len(sh.json("log", ulid, "--limit", "2")) == 2
+
+
+def test_log_of_a_draft_made_with_plain_git_names_who_committed_it(sh: Shell) -> None:
+    ulid = sh.draft("One.")
+    put(sh.site, ids.path_of(ulid), sh("show", ulid, "--raw").raw + b"and more\n")
+    by_hand, draft = sh.json("log", ulid)
+    assert (by_hand["kind"], by_hand["commit"], by_hand["digest"]) == ("edit", None, sh.digest(ulid))
+    assert draft["kind"] == "draft"
+
+
+def test_log_shows_a_vote_with_its_key(sh: Shell, bob: Home) -> None:
+    people = {"alice": sh.site.home.public("alice"), "bob": bob.public("bob")}
+    sh.ok("policy", "set", "-", stdin=policy_of(people, threshold=2))
+    ulid = sh.draft("Work for two.")
+    sh.ok("approve", ulid, "--yes")
+    vote = sh.json("log", ulid)[0]
+    assert (vote["kind"], vote["subject"], vote["by"]) == ("vote", "vote: approve", "alice")
+    assert vote["signer"]["fingerprint"].startswith("SHA256:")
+    assert vote["digest"] == sh.json("show", ulid)["digest"]
+
+
+def test_show_says_who_edited_returned_and_rejected(sh: Shell) -> None:
+    ulid = sh.draft("First text.")
+    assert "edited" not in sh.ok("show", ulid)
+    sh.ok("edit", ulid, "--title", "Better")
+    sh.ok("return", ulid, "--reason", "name the files")
+    shown = sh.ok("show", ulid)
+    for word in ("author", "edited", "returned"):
+        assert re.search(rf"^ +{word}  Alice, 2\d{{3}}-\S+Z \(\d+ s ago\)$", shown, re.MULTILINE), shown
+    sh.ok("reject", ulid)
+    shown = sh.ok("show", ulid)
+    assert re.search(r"^ +rejected  Alice, 2", shown, re.MULTILINE)
+    assert "returned" not in shown
 
 
 # -- edit, return, reject -----------------------------------------------------------------------------------------

@@ -80,7 +80,8 @@ def _named(session: Session, argument: str, expect: str | None, yes: bool) -> tu
 
 def _agreed(session: Session, draft: Draft) -> bool:
     """Show the draft as it is and ask; the approval is bound to what was shown."""
-    for line in render.draft_lines(session, draft, session.workspace.drafts.content(draft)):
+    content, steps = session.workspace.drafts.content(draft), session.workspace.steps(draft.ulid)
+    for line in render.draft_lines(session, draft, content, steps):
         session.raw_line(line)
     return session.confirm(f"approve revision {short(draft.digest)}?")
 

@@ -92,7 +92,8 @@ class _Sitting:
 
     def _show(self, draft: Draft) -> None:
         self._session.raw_line(self._session.paint(f"=== {self._place} ===", "bold"))
-        whole = keys.page(render.draft_lines(self._session, draft, self._drafts.content(draft)))
+        steps = self._session.workspace.steps(self._ulid)
+        whole = keys.page(render.draft_lines(self._session, draft, self._drafts.content(draft), steps))
         if self._before and self._before[0] != draft.digest:
             self._session.say("it changed since you last looked; d shows how")
         self._whole, self._shown = whole, draft.digest

@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
         else:
             draft = workspace.drafts.get(ulid)
             content = workspace.drafts.content(draft)
-            lines, value = render.draft_lines(session, draft, content), draft_json(draft)
+            lines, value = render.draft_lines(session, draft, content, workspace.steps(ulid)), draft_json(draft)
         if session.as_json:
             session.emit(value)
         elif raw and not session.out_is_terminal:

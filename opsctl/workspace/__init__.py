@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from opsctl import ids
 from opsctl.errors import OpsError
+from opsctl.models import Decision, Step
 from opsctl.workspace.base import Base
 from opsctl.workspace.clerk import Clerk
 from opsctl.workspace.desk import Desk
@@ -60,6 +61,12 @@ class Workspace(Base):
     def fault(self) -> OpsError | None:
         """Why the gate is closed, or None while it is open. Raises `no_gate`."""
         return self.desk.now.fault
+
+    def steps(self, ulid: str) -> list[Step | Decision]:
+        """Everything that happened to one item, newest first. Raises `unknown_id`."""
+        from opsctl.workspace import steps
+
+        return steps.read(self.repo, self.desk, ulid)
 
     def status(self) -> Status:
         """The gate at a glance, who acts here, and how this clone stands to others."""
