@@ -182,9 +182,12 @@ class Revision:
     at: datetime
 
 
+STATUSES = ("draft", "approved", "rejected", "error", "revoked")
+
+
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A draft in any state, as every face shows it. Status: draft, approved, rejected, error or revoked."""
+    """A draft in any state, as every face shows it. Status is one of `STATUSES`."""
 
     document: Document
     status: str

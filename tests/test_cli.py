@@ -885,6 +885,18 @@ def test_show_says_who_edited_returned_and_rejected(sh: Shell) -> None:
 # -- edit, return, reject -----------------------------------------------------------------------------------------
 
 
+def test_edit_replaces_labels_paths_and_context(sh: Shell) -> None:
+    ulid = sh.draft("Do it.", "--label", "one", "--label", "two", "--path", "src/**", "--context", "k=v")
+    row = sh.json("edit", ulid, "--label", "three", "--context", "a=b", "--context", "c=d")
+    assert (row["labels"], row["context"], row["target"]["paths"]) == (["three"], {"a": "b", "c": "d"}, ["src/**"])
+    assert (row["prompt"], row["revision"]) == ("Do it.", 2)
+    row = sh.json("edit", ulid, "--label", "", "--path", "docs/**", "--context", "")
+    assert (row["labels"], row["context"], row["target"]["paths"]) == ([], {}, ["docs/**"])
+    assert sh.json("edit", ulid, "--path", "")["target"]["paths"] == []
+    sh.refused("edit", ulid, "--context", "novalue", status=2, says="KEY=VALUE")
+    sh.refused("edit", ulid, "--path", "../up", status=2, says="target.paths")
+
+
 def test_edit_gives_a_new_revision(sh: Shell) -> None:
     ulid = sh.draft("One.")
     first = sh.digest(ulid)
@@ -1144,6 +1156,36 @@ def test_ap_09_the_author_does_not_count_under_separation_of_duties(sh: Shell, b
     ulid = sh.draft("Do it.")
     sh.refused("approve", ulid, "--yes", status=3, says="alice wrote this draft")
     assert as_person(sh.site, bob).ok("approve", ulid, "--yes") == f"a_{ulid}"
+
+
+def test_list_waiting_shows_what_my_vote_would_bring_on(two: tuple[Shell, Shell]) -> None:
+    alice, bob = two
+    first, second, returned = (alice.draft(f"Task {number}.") for number in range(3))
+    alice.ok("return", returned, "--reason", "name the files")
+    alice.ok("approve", first, "--yes")
+
+    def waiting(shell: Shell, *more: str) -> list[str]:
+        return [row["id"].removeprefix("d_") for row in shell.json("list", "--waiting", *more)]
+
+    assert waiting(alice) == [second]
+    assert waiting(bob) == [first, second]
+    assert waiting(bob, "--limit", "1") == [first]
+    assert waiting(bob, "--search", "task 1") == [second]
+    alice.ok("edit", first, "--title", "Another text")
+    assert waiting(alice) == [first, second], "a vote is for one text"
+    alice.refused("list", "--waiting", "--status", "approved", status=2, says="about pending drafts")
+
+
+def test_list_waiting_leaves_out_what_i_wrote_under_separation_of_duties(sh: Shell, bob: Home) -> None:
+    people = {"alice": sh.site.home.public("alice"), "bob": bob.public("bob")}
+    sh.ok("policy", "set", "-", stdin=policy_of(people, more="separation_of_duties = true"))
+    ulid = sh.draft("Do it.")
+    assert sh.json("list", "--waiting") == []
+    assert [row["id"] for row in as_person(sh.site, bob).json("list", "-w")] == [f"d_{ulid}"]
+
+
+def test_list_waiting_needs_a_key_of_the_policy(sh: Shell, bob: Home) -> None:
+    as_person(sh.site, bob).refused("list", "--waiting", status=3, says="belongs to no principal")
 
 
 # -- policy, plan -------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from opsctl.workspace.status import Status
     from opsctl.workspace.syncing import Syncing
     from opsctl.workspace.verification import Verification
+    from opsctl.workspace.waiting import Waiting
 
 
 class Workspace(Base):
@@ -98,6 +99,13 @@ class Workspace(Base):
         from opsctl.workspace.approvals import Approvals
 
         return Approvals(self, self.desk, self.clerk, self.drafts)
+
+    @cached_property
+    def waiting(self) -> Waiting:
+        """How far approvals are, and what waits for me."""
+        from opsctl.workspace.waiting import Waiting
+
+        return Waiting(self.desk, self.drafts, self.approvals)
 
     @cached_property
     def governing(self) -> Governing:
