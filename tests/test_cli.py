@@ -27,7 +27,7 @@ from conftest import Home, Site, make_home
 
 from opsctl import ids
 from opsctl.cli.app import COMMANDS, run
-from opsctl.errors import CODES, EXIT
+from opsctl.errors import CODES, EXIT, OpsError
 
 DRAFT_FIELDS = {
     *("id", "title", "prompt", "context", "labels", "target", "run", "status", "created_at"),
@@ -1189,6 +1189,17 @@ def test_list_waiting_needs_a_key_of_the_policy(sh: Shell, bob: Home) -> None:
 
 
 # -- policy, plan -------------------------------------------------------------------------------------------------
+
+
+def test_a_policy_that_was_shown_is_not_signed_over_another_one(sh: Shell) -> None:
+    with sh.site.ws() as ws:
+        data = ws.governing.policy()[1]
+        proposal = ws.governing.propose_policy(data.replace(b"acme/app", b"acme/shown"))
+        sh.ok("policy", "set", "-", stdin=data.replace(b"acme/app", b"acme/first"))
+        with pytest.raises(OpsError, match="changed meanwhile") as caught:
+            ws.governing.sign_policy(proposal)
+    assert caught.value.code == "stale_revision"
+    assert sh.json("policy", "show")["audience"] == "acme/first"
 
 
 def test_policy_show_and_set(sh: Shell, bob: Home) -> None:

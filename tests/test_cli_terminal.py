@@ -503,8 +503,36 @@ def test_edit_that_breaks_the_file_is_refused(sh: Shell, term: Callable[..., pex
 def test_policy_edit_raises_the_epoch(sh: Shell, term: Callable[..., pexpect.spawn], tmp_path: Path) -> None:
     body = 'sed -i "s|^audience.*|audience = \\"acme/other\\"|" "$1"'
     child = term("policy", "edit", env={"EDITOR": script(tmp_path / "ed", body)})
+    child.expect_exact("sign epoch 2 of the policy? [y/N]")
+    assert '-audience = "acme/app"' in ESCAPE.sub("", child.before)
+    assert '+audience = "acme/other"' in ESCAPE.sub("", child.before)
+    child.sendline("y")
     assert "epoch 2: signed as" in end(child)
     assert sh.json("policy", "show")["audience"] == "acme/other"
+
+
+def test_policy_set_signs_nothing_without_a_yes(sh: Shell, term: Callable[..., pexpect.spawn], tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_bytes(sh("policy", "show", "--raw").raw.replace(b"acme/app", b"acme/other"))
+    child = term("policy", "set", str(file))
+    child.expect_exact("sign epoch 2 of the policy? [y/N]")
+    child.sendline("")
+    assert "nothing was signed" in end(child)
+    assert child.exitstatus == 3
+    assert sh.json("policy", "show")["epoch"] == 1
+    assert "epoch 2: signed as" in end(term("policy", "set", str(file), "--yes"))
+    assert "nothing changed" in end(term("policy", "set", str(file)))
+
+
+def test_policy_edit_keeps_what_was_typed_when_the_person_says_no(
+    sh: Shell, term: Callable[..., pexpect.spawn], tmp_path: Path
+) -> None:
+    body = 'sed -i "s|^audience.*|audience = \\"acme/other\\"|" "$1"'
+    child = term("policy", "edit", env={"EDITOR": script(tmp_path / "ed", body)})
+    child.expect_exact("[y/N]")
+    child.sendline("n")
+    assert "your text is kept in" in end(child)
+    assert sh.json("policy", "show")["epoch"] == 1
 
 
 # -- looks --------------------------------------------------------------------------------------------------------

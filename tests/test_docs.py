@@ -78,6 +78,12 @@ def test_every_command_is_in_the_reference_and_its_help_ends_in_an_example() -> 
             assert last.startswith(f"Example: opsctl {' '.join(path)}"), path
 
 
+def test_the_list_of_commands_cuts_no_help_short() -> None:
+    for path in ((), *{(one[0],) for one in commands() if len(one) > 1}):
+        _, _, listed = help_text(*path, columns=80).partition("\nCommands:\n")
+        assert "..." not in listed, listed
+
+
 def test_every_error_code_is_in_the_reference() -> None:
     page = (ROOT / "docs/reference/errors.md").read_text(encoding="utf-8")
     assert [code for code in CODES if f"| `{code}` |" not in page] == []

@@ -316,6 +316,23 @@ def test_the_shell_completes_commands(home: Home) -> None:
     assert {line.removeprefix("plain,") for line in out.split()} == {"review", "return", "reject", "revoke"}
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("list --status re", {"rejected", "revoked"}),
+        ("list -s ", {"draft", "approved", "rejected", "error", "revoked", "all"}),
+        ("draft --executor ", {"claim", "provider", "exec"}),
+        ("draft --executor pr", {"provider"}),
+    ],
+)
+def test_the_shell_completes_values_of_options(home: Home, line: str, expected: set[str]) -> None:
+    words = f"opsctl {line}"
+    env = {"_OPSCTL_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
+    _, tops, _, out = loaded(home, home.path, env=env)
+    assert {row.removeprefix("plain,") for row in out.split()} == expected
+    assert not tops & {"pygit2", "cryptography", *HEAVY}
+
+
 def test_completion_runs_nothing_that_the_repository_configures(shelf: tuple[Site, list[str]], tmp_path: Path) -> None:
     site, _ = shelf
     marker = tmp_path / "marker"

@@ -36,9 +36,10 @@ def register(app: typer.Typer) -> None:
         allow_char: AllowChar = [],
         allow_secret: AllowSecret = [],
     ) -> None:
-        """Approve drafts: one signed merge commit each, or a signed vote while more approvers are needed.
+        """Approve drafts by signed merge commits.
 
-        Shows each draft and asks. Without a terminal give --yes and, for a draft that was edited, --expect.
+        One each, or a signed vote while more approvers are needed. Shows each draft and asks. Without a terminal give
+        --yes and, for a draft that was edited, --expect.
         """
         if expect and len(identifiers) > 1:
             raise OpsError(

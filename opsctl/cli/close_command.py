@@ -19,7 +19,10 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "return", example="opsctl return 4F7K --reason 'name the files it may touch'", json=True)
     def give_back(session: Session, identifier: Id, reason: NeededReason) -> None:
-        """Ask the author for changes: the draft stays pending and shows the reason."""
+        """Ask the author of a draft for changes.
+
+        It stays pending and shows the reason.
+        """
         workspace = session.workspace
         draft = workspace.drafts.give_back(workspace.resolve(identifier)[1], reason)
         if session.as_json:

@@ -107,9 +107,10 @@ def register(app: typer.Typer) -> None:
             Path | None, typer.Option("--folder", metavar="DIR", help="Play there; must not exist.")
         ] = None,
     ) -> None:
-        """Play the whole story in a scratch repository: draft, review, approve, verify, and two attacks.
+        """Play the whole story in a scratch repository.
 
-        Needs git and ssh-keygen; no network, no model. The repository stays for you to explore.
+        Draft, review, approve, verify, and two attacks. Needs git and ssh-keygen; no network, no model. The repository
+        stays for you to explore.
         """
         if folder is not None:
             if folder.exists():

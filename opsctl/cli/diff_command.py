@@ -26,7 +26,11 @@ def register(app: typer.Typer) -> None:
         identifier: OptionalId = None,
         word: Annotated[bool, typer.Option("--word", help="By words instead of lines.")] = False,
     ) -> None:
-        """Show what is pending against what is approved, or one draft's last change against the revision before."""
+        """Show what is pending, or what changed in one draft.
+
+        Without an id every pending draft against what is approved; with one its last change against the revision
+        before.
+        """
         workspace = session.workspace
         if identifier is None:
             pairs = [_against_nothing(workspace, draft.ulid) for draft in workspace.drafts.list()]

@@ -23,7 +23,10 @@ def register(app: typer.Typer) -> None:
         identifier: Id,
         raw: Annotated[bool, typer.Option("--raw", help="The exact file; on a terminal with nothing hidden.")] = False,
     ) -> None:
-        """Show a draft or an approved item, with everything hidden in it made visible."""
+        """Show a draft or an approved item.
+
+        Everything hidden in it is made visible.
+        """
         workspace = session.workspace
         kind, ulid = workspace.resolve(identifier)
         if kind == "a" or (kind is None and workspace.is_approved(ulid)):

@@ -21,7 +21,10 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "status", example="opsctl status", json=True)
     def status(session: Session) -> int:
-        """The gate at a glance: open or closed, what waits for whom, what is not published."""
+        """The gate at a glance.
+
+        Open or closed, what waits, who you are here, what is not published.
+        """
         found = session.workspace.status()
         if session.as_json:
             session.emit(found.as_json())

@@ -19,9 +19,10 @@ def register(app: typer.Typer) -> None:
         session: Session,
         remote: Annotated[str | None, typer.Argument(metavar="[REMOTE]", help="Default: origin.")] = None,
     ) -> int:
-        """Exchange decisions, drafts and notes with a remote: take only what verifies, push all or nothing.
+        """Exchange decisions, drafts and notes with a remote.
 
-        An approval of yours that lost a race is signed again on the new tip.
+        Takes only what verifies, and pushes all or nothing. An approval of yours that lost a race is signed again on
+        the new tip.
         """
         done = session.workspace.syncing.sync(remote, session.say if session.out_is_terminal else lambda _line: None)
         if session.as_json:
