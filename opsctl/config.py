@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -157,7 +158,7 @@ class Memory:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError) as error:
-            hint = f"if you know why: rm {self._path}; the history is then verified anew"
+            hint = f"if you know why: rm {shlex.quote(str(self._path))}; the history is then verified anew"
             raise OpsError("bad_config", f"{self._path} cannot be used", cause=str(error), hint=hint) from None
 
     def change(self, change: Callable[[Seen | None], Seen | None]) -> None:

@@ -12,6 +12,7 @@ from opsctl.errors import OpsError
 PLAN_PATH = "plan.toml"
 LIMIT = 256 * 1024
 STATES = ("todo", "doing", "done", "blocked")
+_KEYS = "keys: id, title, status, and for each [[task]] id, title, status, approved_id"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -109,4 +110,4 @@ def _line(name: str, table: dict[str, Any]) -> str:
 
 
 def _bad(message: str) -> OpsError:
-    return OpsError("bad_plan", f"plan.toml: {message}", hint="docs/reference/formats.md lists the keys")
+    return OpsError("bad_plan", f"plan.toml: {message}", hint=_KEYS)

@@ -18,6 +18,7 @@ POLICY_PATH = ".opsctl/policy.toml"
 SIGNERS_PATH = ".opsctl/allowed_signers"
 ROLES = ("author", "approver", "policy", "auditor")
 LIMIT = 256 * 1024
+_HINT = "the policy in force has the form: opsctl policy show --raw"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}")
 _STALENESS = re.compile(r"(?:[1-9][0-9]{0,5}[smhdw])?")
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(?::[0-9]{1,5})?")
@@ -106,7 +107,7 @@ def _toml(data: bytes) -> Mapping[str, Any]:
 
 
 def _bad(message: str) -> OpsError:
-    return OpsError("bad_policy", f"policy.toml: {message}", hint="docs/reference/formats.md lists the keys")
+    return OpsError("bad_policy", f"policy.toml: {message}", hint=_HINT)
 
 
 def _checked(table: Any, types: Mapping[str, type], prefix: str, *, required: Sequence[str] = ()) -> dict[str, Any]:

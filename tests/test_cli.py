@@ -1728,6 +1728,15 @@ def test_ap_34_a_pin_that_was_changed_is_refused(sh: Shell) -> None:
 # -- sync ---------------------------------------------------------------------------------------------------------
 
 
+def test_sync_says_in_plain_words_what_it_published(team: tuple[Shell, Shell, Path]) -> None:
+    alice, _, _ = team
+    alice.draft("Later.")
+    alice.draft("Much later.")
+    assert alice.ok("sync") == "origin: 0 decisions received; published ops/drafts, 2 topics"
+    alice.approved("Now.")
+    assert alice.ok("sync") == "origin: 0 decisions received; published ops/approved, ops/drafts"
+
+
 def test_sync_brings_decisions_and_drafts_over(team: tuple[Shell, Shell, Path]) -> None:
     alice, bob, remote = team
     approved, pending = alice.approved("Do it."), alice.draft("Later.")
@@ -1739,7 +1748,7 @@ def test_sync_brings_decisions_and_drafts_over(team: tuple[Shell, Shell, Path]) 
     assert bob.json("show", f"a_{approved}") == alice.json("show", f"a_{approved}")
     assert [one["id"] for one in bob.json("list")] == [f"d_{pending}"]
     assert bob.json("sync")["published_refs"] == 0
-    assert alice.ok("sync").startswith("origin: 0 decisions received, 0 refs published")
+    assert alice.ok("sync").startswith("origin: 0 decisions received; nothing to publish")
     for name in ("ops/approved", "ops/drafts"):
         assert Site(alice.site.home, remote).tip(name) == alice.site.tip(name) == bob.site.tip(name)
 

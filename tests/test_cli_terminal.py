@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -533,6 +534,19 @@ def test_policy_edit_keeps_what_was_typed_when_the_person_says_no(
     child.sendline("n")
     assert "your text is kept in" in end(child)
     assert sh.json("policy", "show")["epoch"] == 1
+
+
+# -- waiting ------------------------------------------------------------------------------------------------------
+
+
+def test_who_waits_for_the_lock_is_told_for_whom(sh: Shell, term: Callable[..., pexpect.spawn]) -> None:
+    with sh.site.ws() as ws, ws.store.lock():
+        child = term("draft", "Do it.")
+        child.expect_exact(f"waiting for process {os.getpid()}, which is writing to this repository")
+        quiet = sh("draft", "Do it.", env={"OPSCTL_LOCK_WAIT": "1.5"})
+    assert "next: opsctl review" in end(child)
+    assert quiet.status == 6
+    assert "waiting for" not in quiet.err, "a script is told by the error alone"
 
 
 # -- looks --------------------------------------------------------------------------------------------------------

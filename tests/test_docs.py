@@ -131,6 +131,11 @@ def test_every_case_that_a_test_names_is_in_the_reference() -> None:
     assert sorted(named - listed) == []
 
 
+def test_no_message_names_a_page_that_an_installed_program_lacks() -> None:
+    for path in (ROOT / "opsctl").rglob("*.py"):
+        assert not re.search(r"docs/[a-z]+/", path.read_text(encoding="utf-8")), name_of(path)
+
+
 def test_relative_links_lead_somewhere() -> None:
     for path in [*pages(), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]:
         for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):

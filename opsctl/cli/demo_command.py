@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -123,7 +124,8 @@ def register(app: typer.Typer) -> None:
         _verify(stage)
         _attack(stage, first, second)
         stage.say("that is all; the repository stays here to explore:")
-        print(f"cd {stage.repo} && export HOME={place / 'home'} && unset XDG_CONFIG_HOME XDG_STATE_HOME && opsctl log")
+        repo, home = (shlex.quote(str(one)) for one in (stage.repo, place / "home"))
+        print(f"cd {repo} && export HOME={home} && unset XDG_CONFIG_HOME XDG_STATE_HOME && opsctl log")
 
 
 def _approve(stage: _Stage) -> tuple[str, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import tempfile
 import time
@@ -80,7 +81,7 @@ def choose(settings: Sequence[Setting], name: str | None) -> Remote:
 def _refuse_programs(settings: Sequence[Setting]) -> None:
     for setting in settings:
         if not setting.is_own and _NOT_FROM_A_REPOSITORY.fullmatch(setting.key):
-            hint = f"if you want it, set it in your own configuration: git config --global {setting.key} …"
+            hint = f"if you want it, set it in your own configuration: git config --global {shlex.quote(setting.key)} …"
             message = (
                 f"the repository's own configuration sets {setting.key}, which could run a program or write a file"
             )
@@ -123,7 +124,8 @@ def fetch(git: Git, common: Path, remote: Remote, *, prompts: bool) -> None:
     if status != 0:
         error = failed("fetch", stderr)
         code = "not_adopted" if b"fsck" in stderr or b"error in" in stderr else "remote_failed"
-        raise OpsError(code, f"{remote.name} could not be fetched", cause=error.cause, hint=f"git fetch {remote.name}")
+        hint = f"git fetch {shlex.quote(remote.name)}"
+        raise OpsError(code, f"{remote.name} could not be fetched", cause=error.cause, hint=hint)
 
 
 def _watched(git: Git, argv: list[str], packs: Path, *, prompts: bool) -> tuple[int, bytes]:

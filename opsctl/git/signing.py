@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -129,7 +130,7 @@ class Signer:
         """Start an agent of our own for the rest of the command and let ssh-add ask for the passphrase."""
         path = os.fspath(self.identity.path or "")
         if not self._interactive:
-            hint = f"unlock it first: ssh-add {path}"
+            hint = f"unlock it first: ssh-add {shlex.quote(path)}"
             raise OpsError("signing_failed", "the key has a passphrase and nobody is here to type it", hint=hint)
         self._agent = self._closing.enter_context(_private_agent(self._environ))
         done = subprocess.run([program("ssh-add", self._environ), "-q", path], env=self._environment(), check=False)

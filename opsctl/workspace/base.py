@@ -61,6 +61,7 @@ class Base:
         now: Callable[[], datetime],
         interactive: bool = False,
         progress: Progress | None = None,
+        waiting: Callable[[str], None] | None = None,
         key: str | None = None,
         uptime: Uptime = uptime,
     ) -> None:
@@ -71,7 +72,8 @@ class Base:
         self.interactive = interactive
         self.progress = progress
         self.repo = Repo(path)
-        self.store = Store(self.repo, now=now, lock_wait_s=_seconds(environ, "OPSCTL_LOCK_WAIT", _LOCK_WAIT_S))
+        wait_s = _seconds(environ, "OPSCTL_LOCK_WAIT", _LOCK_WAIT_S)
+        self.store = Store(self.repo, now=now, lock_wait_s=wait_s, waiting=waiting)
         self.places = Places.of(environ)
         self.pins = Pins(self.places)
         self.chosen_key = os.path.abspath(command.expanded(key, environ)) if key else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ class Doctor:
             if (self._repo.common / name).exists():
                 yield Check("note", "history", f"{name} cuts the history of this clone", "git fetch --unshallow")
         for ref in self._repo.symbolic_refs("refs/heads/ops/"):
-            hint = f"git symbolic-ref -d {ref}"
+            hint = f"git symbolic-ref -d {shlex.quote(ref)}"
             yield Check("problem", "symbolic", f"{ref} is symbolic; only direct refs count", hint)
         for short in ("ops/approved", "ops/drafts"):
             for form in _SHADOWS:
@@ -216,9 +217,9 @@ class Doctor:
         if folder:
             value = self._first_line("git", "-C", os.fspath(folder), "config", "receive.denyNonFastForwards")
             if value != "true":
-                hint = f"git -C {folder} config receive.denyNonFastForwards true"
+                hint = f"git -C {shlex.quote(str(folder))} config receive.denyNonFastForwards true"
                 yield Check("note", "remote", f"{where.name} lets a push rewrite its branches", hint)
-        hint = "docs/how-to/protect-a-remote.md"
+        hint = "where the remote can: protect ops/approved and ops/drafts from forced pushes and deletion"
         yield Check(
             "note",
             "remote",
