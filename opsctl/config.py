@@ -1,4 +1,4 @@
-"""The user's own folders: trust pins, what was seen. Nothing here is ever read from a repository. Imports errors.
+"""The user's own folders: trust pins, what was seen. Nothing here is ever read from a repository. Imports errors and toml.
 
 `$XDG_CONFIG_HOME/opsctl/trust.toml` holds one row a clone; `$XDG_STATE_HOME/opsctl/<root>-<clone>/` what this machine
 verified there. Both are outside every repository, so a clone that arrives in an archive brings no beliefs along.
@@ -12,13 +12,13 @@ import json
 import os
 import re
 import shlex
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from opsctl import toml
 from opsctl.errors import OpsError
 
 
@@ -94,7 +94,7 @@ class Pins:
 
     def _load(self) -> list[Pin]:
         try:
-            table = tomllib.loads(self.path.read_text(encoding="utf-8"))
+            table = toml.loads(self.path.read_text(encoding="utf-8"))
             return [_pin(row) for row in table.get("clone", [])]
         except FileNotFoundError:
             return []
