@@ -1,4 +1,4 @@
-"""The user's own folders: trust pins, what was seen. Nothing here is ever read from a repository. Imports errors and toml.
+"""The user's own folders: trust pins, what was seen. Never read from a repository. Imports errors and toml.
 
 `$XDG_CONFIG_HOME/opsctl/trust.toml` holds one row a clone; `$XDG_STATE_HOME/opsctl/<root>-<clone>/` what this machine
 verified there. Both are outside every repository, so a clone that arrives in an archive brings no beliefs along.

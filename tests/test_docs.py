@@ -153,6 +153,13 @@ def _anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
+def test_every_module_stands_in_the_drawing_of_the_layers() -> None:
+    drawing = (ROOT / "docs/explanation/layers.md").read_text(encoding="utf-8").split("```")[1]
+    paths = [path for path in (ROOT / "opsctl").rglob("*.py") if path.parent.name != "cli"]
+    names = {path.stem for path in paths} - {"__init__", "__main__"}
+    assert sorted(name for name in names if not re.search(rf"\b{name}\b", drawing)) == []
+
+
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs/index.md").read_text(encoding="utf-8")
     for path in (ROOT / "docs").rglob("*.md"):
