@@ -1733,7 +1733,7 @@ def test_sync_says_in_plain_words_what_it_published(team: tuple[Shell, Shell, Pa
     alice.draft("Later.")
     alice.draft("Much later.")
     assert alice.ok("sync") == "origin: 0 decisions received; published ops/drafts, 2 topics"
-    alice.approved("Now.")
+    alice.ok("approve", alice.json("list")[0]["id"], "--yes")
     assert alice.ok("sync") == "origin: 0 decisions received; published ops/approved, ops/drafts"
 
 

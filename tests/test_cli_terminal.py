@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Site
-from test_cli import Shell, put
+from conftest import Site, make_home
+from test_cli import Shell, policy_of, put
 
 from opsctl import ids
 
@@ -534,6 +534,22 @@ def test_policy_edit_keeps_what_was_typed_when_the_person_says_no(
     child.sendline("n")
     assert "your text is kept in" in end(child)
     assert sh.json("policy", "show")["epoch"] == 1
+
+
+def test_list_says_how_many_votes_a_draft_has_and_needs(
+    sh: Shell, term: Callable[..., pexpect.spawn], tmp_path: Path
+) -> None:
+    bob = make_home(tmp_path / "bob", "Bob", "bob@example.com")
+    people = {"alice": sh.site.home.public("alice"), "bob": bob.public("bob")}
+    sh.ok("policy", "set", "-", stdin=policy_of(people, threshold=2))
+    voted, fresh = sh.draft("Voted on."), sh.draft("Fresh.")
+    sh.ok("approve", voted, "--yes")
+    shown = ESCAPE.sub("", end(term("list")))
+    assert re.search(r"draft, 1 of 2 .*Voted on\.", shown)
+    assert re.search(r"draft, 0 of 2 .*Fresh\.", shown)
+    assert "Voted on" not in end(term("list", "--waiting"))
+    sh.ok("reject", fresh)
+    assert "nothing waits for your vote" in end(term("list", "--waiting"))
 
 
 # -- waiting ------------------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ class Synced:
     remote: str
     received: int
     published: tuple[str, ...]
-    """The refs that were pushed."""
+    """The refs that the remote has from here now; those of decided topics, which went there too, are left out."""
 
     closed_again: tuple[str, ...]
     left_open: tuple[str, ...]
@@ -99,7 +99,7 @@ class Syncing:
             if refusal is None:
                 self._mirror(remote, pushes)
                 self._confirmed()
-                refs = tuple(push.ref for push in pushes)
+                refs = tuple(push.ref for push in pushes if push.new)
                 return Synced(remote.name, received, refs, tuple(closed), tuple(left), tuple(self._union.notices))
             if not _lost_race(refusal):
                 hint = "the decision is kept here; talk to who runs the remote, then `opsctl sync` again"
