@@ -1,4 +1,4 @@
-"""The user's own folders: trust pins, what was seen. Nothing here is ever read from a repository. Imports errors.
+"""The user's own folders: trust pins, what was seen. Never read from a repository. Imports errors and toml.
 
 `$XDG_CONFIG_HOME/opsctl/trust.toml` holds one row a clone; `$XDG_STATE_HOME/opsctl/<root>-<clone>/` what this machine
 verified there. Both are outside every repository, so a clone that arrives in an archive brings no beliefs along.
@@ -11,13 +11,14 @@ import hashlib
 import json
 import os
 import re
-import tomllib
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from opsctl import toml
 from opsctl.errors import OpsError
 
 
@@ -93,7 +94,7 @@ class Pins:
 
     def _load(self) -> list[Pin]:
         try:
-            table = tomllib.loads(self.path.read_text(encoding="utf-8"))
+            table = toml.loads(self.path.read_text(encoding="utf-8"))
             return [_pin(row) for row in table.get("clone", [])]
         except FileNotFoundError:
             return []
@@ -157,7 +158,7 @@ class Memory:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError) as error:
-            hint = f"if you know why: rm {self._path}; the history is then verified anew"
+            hint = f"if you know why: rm {shlex.quote(str(self._path))}; the history is then verified anew"
             raise OpsError("bad_config", f"{self._path} cannot be used", cause=str(error), hint=hint) from None
 
     def change(self, change: Callable[[Seen | None], Seen | None]) -> None:

@@ -24,6 +24,7 @@ _BRANCH = re.compile(r"(?![-/.])(?!.*(?:\.\.|//|@\{|\.lock(?:/|$)))[^\x00-\x20~^
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _LINE = re.compile(r"\(at line (\d+), column (\d+)\)")
 _Reader = Callable[[str, Any], Any]
+_FORM = "the file is +++, TOML, +++, then the prompt; see one: opsctl show ID --raw"
 
 
 def digest_of(data: bytes) -> str:
@@ -129,7 +130,7 @@ def _toml(text: str) -> Mapping[str, Any]:
 
 
 def _bad(message: str) -> OpsError:
-    return OpsError("bad_document", message, hint="the format of a draft's file: docs/reference/formats.md")
+    return OpsError("bad_document", message, hint=_FORM)
 
 
 def _known(table: Mapping[str, Any], names: tuple[str, ...] | Any, prefix: str) -> None:

@@ -120,6 +120,34 @@ class Decision:
     reason: str | None = None
     trailers: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def by(self) -> str:
+        """Who decided."""
+        return self.signer.principal
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that happened to an item before it was decided. Without a signer `by` is what git was told."""
+
+    kind: str
+    """draft, edit, vote, return, reject or fail."""
+
+    at: datetime
+    by: str
+    commit: str | None
+    digest: str | None
+    signer: Signer | None = None
+    word: str | None = None
+    """What a vote says: approve, reject or withdraw."""
+
+    reason: str | None = None
+
+    @property
+    def subject(self) -> str:
+        """What was done, in one or two words."""
+        return f"{self.kind}: {self.word}" if self.word else self.kind
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -154,9 +182,12 @@ class Revision:
     at: datetime
 
 
+STATUSES = ("draft", "approved", "rejected", "error", "revoked")
+
+
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A draft in any state, as every face shows it. Status: draft, approved, rejected, error or revoked."""
+    """A draft in any state, as every face shows it. Status is one of `STATUSES`."""
 
     document: Document
     status: str
@@ -324,6 +355,7 @@ def decision_json(decision: Decision) -> dict[str, object]:
         "id": f"a_{decision.ulid}" if decision.ulid else None,
         "digest": decision.digest,
         "at": utc(decision.at),
+        "by": decision.by,
         "epoch": decision.epoch,
         "signer": signer_json(decision.signer),
         "votes": [signer_json(vote) for vote in decision.votes],
@@ -331,6 +363,25 @@ def decision_json(decision: Decision) -> dict[str, object]:
         "reason": decision.reason,
         "allowed_chars": decision.trailers.get("Ops-Allowed-Chars"),
         "via": decision.trailers.get("Ops-Via"),
+    }
+
+
+def step_json(step: Step, ulid: str) -> dict[str, object]:
+    """A step as `log ID --json` prints it: the fields of a decision."""
+    return {
+        "commit": step.commit,
+        "kind": step.kind,
+        "id": f"d_{ulid}",
+        "digest": step.digest,
+        "at": utc(step.at),
+        "by": step.by,
+        "epoch": None,
+        "signer": signer_json(step.signer) if step.signer else None,
+        "votes": [],
+        "subject": step.subject,
+        "reason": step.reason,
+        "allowed_chars": None,
+        "via": None,
     }
 
 

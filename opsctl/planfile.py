@@ -12,6 +12,7 @@ from opsctl.errors import OpsError
 PLAN_PATH = "plan.toml"
 LIMIT = 256 * 1024
 STATES = ("todo", "doing", "done", "blocked")
+_KEYS = "keys: id, title, status, and for each [[task]] id, title, status, approved_id"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -77,11 +78,9 @@ def _no_id() -> str:
 
 
 def _toml(data: bytes) -> Any:
-    if len(data) > LIMIT or b"\0" in data:
-        raise _bad("the file is larger than 256 KiB or holds a NUL byte")
     try:
-        return toml.loads(data.decode())
-    except ValueError as error:  # what is no TOML, and what is no UTF-8
+        return toml.read(data, LIMIT)
+    except ValueError as error:
         raise _bad(str(error)) from None
 
 
@@ -109,4 +108,4 @@ def _line(name: str, table: dict[str, Any]) -> str:
 
 
 def _bad(message: str) -> OpsError:
-    return OpsError("bad_plan", f"plan.toml: {message}", hint="docs/reference/formats.md lists the keys")
+    return OpsError("bad_plan", f"plan.toml: {message}", hint=_KEYS)

@@ -18,6 +18,7 @@ POLICY_PATH = ".opsctl/policy.toml"
 SIGNERS_PATH = ".opsctl/allowed_signers"
 ROLES = ("author", "approver", "policy", "auditor")
 LIMIT = 256 * 1024
+_HINT = "the policy in force has the form: opsctl policy show --raw"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}")
 _STALENESS = re.compile(r"(?:[1-9][0-9]{0,5}[smhdw])?")
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(?::[0-9]{1,5})?")
@@ -97,16 +98,14 @@ keys = ["{key}"]
 
 
 def _toml(data: bytes) -> Mapping[str, Any]:
-    if len(data) > LIMIT or b"\0" in data:
-        raise _bad("the file is larger than 256 KiB or holds a NUL byte")
     try:
-        return toml.loads(data.decode())
-    except ValueError as error:  # what is no TOML, and what is no UTF-8
+        return toml.read(data, LIMIT)
+    except ValueError as error:
         raise _bad(str(error)) from None
 
 
 def _bad(message: str) -> OpsError:
-    return OpsError("bad_policy", f"policy.toml: {message}", hint="docs/reference/formats.md lists the keys")
+    return OpsError("bad_policy", f"policy.toml: {message}", hint=_HINT)
 
 
 def _checked(table: Any, types: Mapping[str, type], prefix: str, *, required: Sequence[str] = ()) -> dict[str, Any]:

@@ -24,8 +24,16 @@ Edits = Mapping[str, Entry | None]
 class Store:
     """Writes to one repository, each write under the lock and by compare-and-set."""
 
-    def __init__(self, repo: Repo, *, now: Callable[[], datetime], lock_wait_s: float) -> None:
+    def __init__(
+        self,
+        repo: Repo,
+        *,
+        now: Callable[[], datetime],
+        lock_wait_s: float,
+        waiting: Callable[[str], None] | None = None,
+    ) -> None:
         self.repo = repo
+        self._waiting = waiting
         self._now = now
         self._wait_s = lock_wait_s
 
@@ -35,7 +43,8 @@ class Store:
             short = name.removeprefix("refs/heads/")
             hint = f"switch that work tree to another branch first (for example `git switch -`): {place}"
             raise OpsError("checked_out", f"{short} is checked out in a work tree", hint=hint)
-        return RepoLock(self.repo.common, wait_s=self._wait_s if wait_s is None else wait_s)
+        wait_s = self._wait_s if wait_s is None else wait_s
+        return RepoLock(self.repo.common, wait_s=wait_s, tell=self._waiting)
 
     def move(self, name: str, old: str | None, new: str | None, reason: str) -> None:
         """Move one ref; the lock is held by the caller."""

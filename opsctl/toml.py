@@ -21,3 +21,10 @@ def loads(text: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def read(data: bytes, limit: int) -> dict[str, Any]:
+    """The table of a file of at most `limit` bytes. Raises `ValueError` like `loads`, and for what is not UTF-8."""
+    if len(data) > limit or b"\0" in data:
+        raise ValueError(f"the file is larger than {limit // 1024} KiB or holds a NUL byte")
+    return loads(data.decode())

@@ -43,9 +43,9 @@ KINDS = {
 # -- generated pages --------------------------------------------------------------------------------------------------
 
 
-def help_text(*arguments: str) -> str:
-    """What `opsctl … --help` prints, 100 columns wide and without colours."""
-    fixed = {"COLUMNS": "100", "LINES": "50", "NO_COLOR": "1", "TERM": "dumb"}
+def help_text(*arguments: str, columns: int = 100) -> str:
+    """What `opsctl … --help` prints, so wide and without colours."""
+    fixed = {"COLUMNS": str(columns), "LINES": "50", "NO_COLOR": "1", "TERM": "dumb"}
     before = dict(os.environ)
     os.environ.update(fixed)
     out = io.StringIO()

@@ -27,7 +27,7 @@ from conftest import Home, Site, make_home
 
 from opsctl import ids
 from opsctl.cli.app import COMMANDS, run
-from opsctl.errors import CODES, EXIT
+from opsctl.errors import CODES, EXIT, OpsError
 
 DRAFT_FIELDS = {
     *("id", "title", "prompt", "context", "labels", "target", "run", "status", "created_at"),
@@ -804,7 +804,7 @@ def test_log_tells_every_decision_newest_first(shelf: tuple[Shell, dict[str, str
         set(row)
         == {
             *("commit", "kind", "id", "digest", "at", "epoch", "signer", "votes", "subject", "reason"),
-            *("allowed_chars", "via"),
+            *("allowed_chars", "via", "by"),
         }
         for row in rows
     )
@@ -813,8 +813,9 @@ def test_log_tells_every_decision_newest_first(shelf: tuple[Shell, dict[str, str
     ).split()
     assert rows[0]["reason"] == "found a bug"
     assert rows[-1]["id"] is None
-    assert [row["kind"] for row in sh.json("log", found["revoked"])] == ["revoke", "approve"]
-    assert sh.json("log", found["draft"]) == []
+    assert [row["kind"] for row in sh.json("log", found["revoked"])] == ["revoke", "approve", "draft"]
+    (step,) = sh.json("log", found["draft"])
+    assert set(step) == set(rows[0])
     assert len(sh.json("log", "--limit", "2")) == 2
     text = sh.ok("log").splitlines()
     assert len(text) == 4
@@ -826,7 +827,74 @@ def test_log_tells_every_decision_newest_first(shelf: tuple[Shell, dict[str, str
     ]
 
 
+def test_log_of_a_pending_draft_tells_what_happened_to_it(sh: Shell) -> None:
+    ulid = sh.draft("First text.")
+    first = sh.json("show", ulid)["digest"]
+    sh.ok("return", ulid, "--reason", "name the files")
+    sh.ok("edit", ulid, "--file", "-", stdin=b"Second text.")
+    rows = sh.json("log", ulid)
+    assert [(row["kind"], row["by"], row["reason"]) for row in rows] == [
+        ("edit", "Alice", None),
+        ("return", "Alice", "name the files"),
+        ("draft", "Alice", None),
+    ]
+    assert [row["digest"] for row in rows] == [sh.json("show", ulid)["digest"], first, first]
+    assert {row["id"] for row in rows} == {f"d_{ulid}"}
+    assert all(row["signer"] is None for row in rows), "nothing of this was signed"
+    lines = [line.split("\t") for line in sh.ok("log", ulid).splitlines()]
+    assert [line[2:4] + line[5:] for line in lines][1] == ["Alice", "-", "return (name the files)"]
+    sh.ok("reject", ulid, "--reason", "no")
+    newest = sh.json("log", ulid)[0]
+    assert (newest["kind"], newest["by"], newest["reason"], newest["signer"]) == ("reject", "Alice", "no", None)
+    assert len(sh.json("log", ulid, "--limit", "2")) == 2
+
+
+def test_log_of_a_draft_made_with_plain_git_names_who_committed_it(sh: Shell) -> None:
+    ulid = sh.draft("One.")
+    put(sh.site, ids.path_of(ulid), sh("show", ulid, "--raw").raw + b"and more\n")
+    by_hand, draft = sh.json("log", ulid)
+    assert (by_hand["kind"], by_hand["commit"], by_hand["digest"]) == ("edit", None, sh.digest(ulid))
+    assert draft["kind"] == "draft"
+
+
+def test_log_shows_a_vote_with_its_key(sh: Shell, bob: Home) -> None:
+    people = {"alice": sh.site.home.public("alice"), "bob": bob.public("bob")}
+    sh.ok("policy", "set", "-", stdin=policy_of(people, threshold=2))
+    ulid = sh.draft("Work for two.")
+    sh.ok("approve", ulid, "--yes")
+    vote = sh.json("log", ulid)[0]
+    assert (vote["kind"], vote["subject"], vote["by"]) == ("vote", "vote: approve", "alice")
+    assert vote["signer"]["fingerprint"].startswith("SHA256:")
+    assert vote["digest"] == sh.json("show", ulid)["digest"]
+
+
+def test_show_says_who_edited_returned_and_rejected(sh: Shell) -> None:
+    ulid = sh.draft("First text.")
+    assert "edited" not in sh.ok("show", ulid)
+    sh.ok("edit", ulid, "--title", "Better")
+    sh.ok("return", ulid, "--reason", "name the files")
+    shown = sh.ok("show", ulid)
+    for word in ("author", "edited", "returned"):
+        assert re.search(rf"^ +{word}  Alice, 2\d{{3}}-\S+Z \(\d+ s ago\)$", shown, re.MULTILINE), shown
+    sh.ok("reject", ulid)
+    shown = sh.ok("show", ulid)
+    assert re.search(r"^ +rejected  Alice, 2", shown, re.MULTILINE)
+    assert "returned" not in shown
+
+
 # -- edit, return, reject -----------------------------------------------------------------------------------------
+
+
+def test_edit_replaces_labels_paths_and_context(sh: Shell) -> None:
+    ulid = sh.draft("Do it.", "--label", "one", "--label", "two", "--path", "src/**", "--context", "k=v")
+    row = sh.json("edit", ulid, "--label", "three", "--context", "a=b", "--context", "c=d")
+    assert (row["labels"], row["context"], row["target"]["paths"]) == (["three"], {"a": "b", "c": "d"}, ["src/**"])
+    assert (row["prompt"], row["revision"]) == ("Do it.", 2)
+    row = sh.json("edit", ulid, "--label", "", "--path", "docs/**", "--context", "")
+    assert (row["labels"], row["context"], row["target"]["paths"]) == ([], {}, ["docs/**"])
+    assert sh.json("edit", ulid, "--path", "")["target"]["paths"] == []
+    sh.refused("edit", ulid, "--context", "novalue", status=2, says="KEY=VALUE")
+    sh.refused("edit", ulid, "--path", "../up", status=2, says="target.paths")
 
 
 def test_edit_gives_a_new_revision(sh: Shell) -> None:
@@ -1090,7 +1158,48 @@ def test_ap_09_the_author_does_not_count_under_separation_of_duties(sh: Shell, b
     assert as_person(sh.site, bob).ok("approve", ulid, "--yes") == f"a_{ulid}"
 
 
+def test_list_waiting_shows_what_my_vote_would_bring_on(two: tuple[Shell, Shell]) -> None:
+    alice, bob = two
+    first, second, returned = (alice.draft(f"Task {number}.") for number in range(3))
+    alice.ok("return", returned, "--reason", "name the files")
+    alice.ok("approve", first, "--yes")
+
+    def waiting(shell: Shell, *more: str) -> list[str]:
+        return [row["id"].removeprefix("d_") for row in shell.json("list", "--waiting", *more)]
+
+    assert waiting(alice) == [second]
+    assert waiting(bob) == [first, second]
+    assert waiting(bob, "--limit", "1") == [first]
+    assert waiting(bob, "--search", "task 1") == [second]
+    alice.ok("edit", first, "--title", "Another text")
+    assert waiting(alice) == [first, second], "a vote is for one text"
+    alice.refused("list", "--waiting", "--status", "approved", status=2, says="about pending drafts")
+
+
+def test_list_waiting_leaves_out_what_i_wrote_under_separation_of_duties(sh: Shell, bob: Home) -> None:
+    people = {"alice": sh.site.home.public("alice"), "bob": bob.public("bob")}
+    sh.ok("policy", "set", "-", stdin=policy_of(people, more="separation_of_duties = true"))
+    ulid = sh.draft("Do it.")
+    assert sh.json("list", "--waiting") == []
+    assert [row["id"] for row in as_person(sh.site, bob).json("list", "-w")] == [f"d_{ulid}"]
+
+
+def test_list_waiting_needs_a_key_of_the_policy(sh: Shell, bob: Home) -> None:
+    as_person(sh.site, bob).refused("list", "--waiting", status=3, says="belongs to no principal")
+
+
 # -- policy, plan -------------------------------------------------------------------------------------------------
+
+
+def test_a_policy_that_was_shown_is_not_signed_over_another_one(sh: Shell) -> None:
+    with sh.site.ws() as ws:
+        data = ws.governing.policy()[1]
+        proposal = ws.governing.propose_policy(data.replace(b"acme/app", b"acme/shown"))
+        sh.ok("policy", "set", "-", stdin=data.replace(b"acme/app", b"acme/first"))
+        with pytest.raises(OpsError, match="changed meanwhile") as caught:
+            ws.governing.sign_policy(proposal)
+    assert caught.value.code == "stale_revision"
+    assert sh.json("policy", "show")["audience"] == "acme/first"
 
 
 def test_policy_show_and_set(sh: Shell, bob: Home) -> None:
@@ -1619,6 +1728,15 @@ def test_ap_34_a_pin_that_was_changed_is_refused(sh: Shell) -> None:
 # -- sync ---------------------------------------------------------------------------------------------------------
 
 
+def test_sync_says_in_plain_words_what_it_published(team: tuple[Shell, Shell, Path]) -> None:
+    alice, _, _ = team
+    alice.draft("Later.")
+    alice.draft("Much later.")
+    assert alice.ok("sync") == "origin: 0 decisions received; published ops/drafts, 2 topics"
+    alice.ok("approve", alice.json("list")[0]["id"], "--yes")
+    assert alice.ok("sync") == "origin: 0 decisions received; published ops/approved, ops/drafts"
+
+
 def test_sync_brings_decisions_and_drafts_over(team: tuple[Shell, Shell, Path]) -> None:
     alice, bob, remote = team
     approved, pending = alice.approved("Do it."), alice.draft("Later.")
@@ -1630,7 +1748,7 @@ def test_sync_brings_decisions_and_drafts_over(team: tuple[Shell, Shell, Path]) 
     assert bob.json("show", f"a_{approved}") == alice.json("show", f"a_{approved}")
     assert [one["id"] for one in bob.json("list")] == [f"d_{pending}"]
     assert bob.json("sync")["published_refs"] == 0
-    assert alice.ok("sync").startswith("origin: 0 decisions received, 0 refs published")
+    assert alice.ok("sync").startswith("origin: 0 decisions received; nothing to publish")
     for name in ("ops/approved", "ops/drafts"):
         assert Site(alice.site.home, remote).tip(name) == alice.site.tip(name) == bob.site.tip(name)
 
@@ -1765,7 +1883,8 @@ def test_rm_01_a_remote_that_declines_keeps_the_decision_here(team: tuple[Shell,
     ulid = alice.approved("Do it.")
     done = alice.refused("sync", status=4, says="refused the push")
     assert "not on a Friday" in done.err
-    assert alice.json("status")["not_published"] == ["1 decision (origin)"]
+    assert alice.json("status")["not_published"] == [{"remote": "origin", "decisions": 1}]
+    assert "not published      1 decision (origin)" in alice.ok("status")
     assert alice.json("show", f"a_{ulid}")
     hook.unlink()
     alice.ok("sync")
@@ -1884,7 +2003,8 @@ def test_a_clone_that_is_behind_another_one_here_is_told_so(sh: Shell, remote: P
     done = second("verify")
     assert done.status == 0
     assert "behind" in done.err
-    assert "opsctl sync" in second.json("status")["behind"]
+    assert second.json("status")["behind"] == 1
+    assert "1 more decisions; opsctl sync" in second.ok("status")
 
 
 # -- a process of its own -----------------------------------------------------------------------------------------

@@ -62,6 +62,17 @@ def tree_entry(site: Site, name: bytes, oid: str, mode: bytes = b"100644") -> st
 # -- drafts by plain git ------------------------------------------------------------------------------------------
 
 
+def test_a_command_in_a_hint_is_quoted_for_the_shell(sh: Shell, tmp_path: Path) -> None:
+    odd = "refs/heads/ops/$(touch${IFS}marker)"
+    sh.site.git("symbolic-ref", odd, "refs/heads/main")
+    told = sh("doctor").out
+    assert f"git symbolic-ref -d '{odd}'" in told
+    (hint,) = [line.partition("hint: ")[2] for line in told.splitlines() if "git symbolic-ref" in line]
+    subprocess.run(["/bin/sh", "-c", hint], cwd=sh.site.path, env=sh.site.home.environ, check=True)
+    assert not (sh.site.path / "marker").exists()
+    assert "symbolic" not in sh("doctor").out
+
+
 def test_a_file_that_plain_git_commits_is_a_draft_and_can_be_approved(sh: Shell) -> None:
     put(sh.site, ids.path_of(NOWHERE), text_of(NOWHERE))
     (row,) = sh.json("list")

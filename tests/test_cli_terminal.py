@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -11,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Site
-from test_cli import Shell, put
+from conftest import Site, make_home
+from test_cli import Shell, policy_of, put
 
 from opsctl import ids
 
@@ -503,8 +504,65 @@ def test_edit_that_breaks_the_file_is_refused(sh: Shell, term: Callable[..., pex
 def test_policy_edit_raises_the_epoch(sh: Shell, term: Callable[..., pexpect.spawn], tmp_path: Path) -> None:
     body = 'sed -i "s|^audience.*|audience = \\"acme/other\\"|" "$1"'
     child = term("policy", "edit", env={"EDITOR": script(tmp_path / "ed", body)})
+    child.expect_exact("sign epoch 2 of the policy? [y/N]")
+    assert '-audience = "acme/app"' in ESCAPE.sub("", child.before)
+    assert '+audience = "acme/other"' in ESCAPE.sub("", child.before)
+    child.sendline("y")
     assert "epoch 2: signed as" in end(child)
     assert sh.json("policy", "show")["audience"] == "acme/other"
+
+
+def test_policy_set_signs_nothing_without_a_yes(sh: Shell, term: Callable[..., pexpect.spawn], tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_bytes(sh("policy", "show", "--raw").raw.replace(b"acme/app", b"acme/other"))
+    child = term("policy", "set", str(file))
+    child.expect_exact("sign epoch 2 of the policy? [y/N]")
+    child.sendline("")
+    assert "nothing was signed" in end(child)
+    assert child.exitstatus == 3
+    assert sh.json("policy", "show")["epoch"] == 1
+    assert "epoch 2: signed as" in end(term("policy", "set", str(file), "--yes"))
+    assert "nothing changed" in end(term("policy", "set", str(file)))
+
+
+def test_policy_edit_keeps_what_was_typed_when_the_person_says_no(
+    sh: Shell, term: Callable[..., pexpect.spawn], tmp_path: Path
+) -> None:
+    body = 'sed -i "s|^audience.*|audience = \\"acme/other\\"|" "$1"'
+    child = term("policy", "edit", env={"EDITOR": script(tmp_path / "ed", body)})
+    child.expect_exact("[y/N]")
+    child.sendline("n")
+    assert "your text is kept in" in end(child)
+    assert sh.json("policy", "show")["epoch"] == 1
+
+
+def test_list_says_how_many_votes_a_draft_has_and_needs(
+    sh: Shell, term: Callable[..., pexpect.spawn], tmp_path: Path
+) -> None:
+    bob = make_home(tmp_path / "bob", "Bob", "bob@example.com")
+    people = {"alice": sh.site.home.public("alice"), "bob": bob.public("bob")}
+    sh.ok("policy", "set", "-", stdin=policy_of(people, threshold=2))
+    voted, fresh = sh.draft("Voted on."), sh.draft("Fresh.")
+    sh.ok("approve", voted, "--yes")
+    shown = ESCAPE.sub("", end(term("list")))
+    assert re.search(r"draft, 1 of 2 .*Voted on\.", shown)
+    assert re.search(r"draft, 0 of 2 .*Fresh\.", shown)
+    assert "Voted on" not in end(term("list", "--waiting"))
+    sh.ok("reject", fresh)
+    assert "nothing waits for your vote" in end(term("list", "--waiting"))
+
+
+# -- waiting ------------------------------------------------------------------------------------------------------
+
+
+def test_who_waits_for_the_lock_is_told_for_whom(sh: Shell, term: Callable[..., pexpect.spawn]) -> None:
+    with sh.site.ws() as ws, ws.store.lock():
+        child = term("draft", "Do it.")
+        child.expect_exact(f"waiting for process {os.getpid()}, which is writing to this repository")
+        quiet = sh("draft", "Do it.", env={"OPSCTL_LOCK_WAIT": "1.5"})
+    assert "next: opsctl review" in end(child)
+    assert quiet.status == 6
+    assert "waiting for" not in quiet.err, "a script is told by the error alone"
 
 
 # -- looks --------------------------------------------------------------------------------------------------------

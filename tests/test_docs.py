@@ -78,6 +78,12 @@ def test_every_command_is_in_the_reference_and_its_help_ends_in_an_example() -> 
             assert last.startswith(f"Example: opsctl {' '.join(path)}"), path
 
 
+def test_the_list_of_commands_cuts_no_help_short() -> None:
+    for path in ((), *{(one[0],) for one in commands() if len(one) > 1}):
+        _, _, listed = help_text(*path, columns=80).partition("\nCommands:\n")
+        assert "..." not in listed, listed
+
+
 def test_every_error_code_is_in_the_reference() -> None:
     page = (ROOT / "docs/reference/errors.md").read_text(encoding="utf-8")
     assert [code for code in CODES if f"| `{code}` |" not in page] == []
@@ -125,6 +131,11 @@ def test_every_case_that_a_test_names_is_in_the_reference() -> None:
     assert sorted(named - listed) == []
 
 
+def test_no_message_names_a_page_that_an_installed_program_lacks() -> None:
+    for path in (ROOT / "opsctl").rglob("*.py"):
+        assert not re.search(r"docs/[a-z]+/", path.read_text(encoding="utf-8")), name_of(path)
+
+
 def test_relative_links_lead_somewhere() -> None:
     for path in [*pages(), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]:
         for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
@@ -140,6 +151,13 @@ def _anchors(path: Path) -> set[str]:
     """The anchors that a forge makes of headings."""
     titles = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_every_module_stands_in_the_drawing_of_the_layers() -> None:
+    drawing = (ROOT / "docs/explanation/layers.md").read_text(encoding="utf-8").split("```")[1]
+    paths = [path for path in (ROOT / "opsctl").rglob("*.py") if path.parent.name != "cli"]
+    names = {path.stem for path in paths} - {"__init__", "__main__"}
+    assert sorted(name for name in names if not re.search(rf"\b{name}\b", drawing)) == []
 
 
 def test_every_page_is_in_the_index() -> None:

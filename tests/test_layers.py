@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -15,6 +16,8 @@ import pytest
 from conftest import ROOT, Home, Site, make_home
 
 from opsctl.cli import options
+from opsctl.errors import OpsError
+from opsctl.workspace import Workspace
 
 BOTTOM = [
     *("models", "document", "ids", "errors", "message", "gitobject", "treediff", "violation", "planfile"),
@@ -126,6 +129,26 @@ def test_no_face_reaches_past_the_workspace_into_git() -> None:
             assert "pygit2" not in imports(name), name
 
 
+INSIDE = {
+    *("desk", "clerk", "repo", "store", "places", "pins", "pin", "memory", "history", "root", "environ", "path"),
+    *("setting", "settings", "signer", "who", "choose_key", "chosen_key", "progress", "new_ulid"),
+}
+"""What a workspace holds for its own use cases."""
+
+
+def test_no_face_reaches_into_the_inside_of_the_workspace() -> None:
+    from opsctl.workspace.base import Base
+
+    assert {name for name in vars(Base) if not name.startswith("_")} - INSIDE == {"close", "editor", "gate"}
+    for name, tree in modules().items():
+        if not name.startswith("opsctl.cli"):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith(("workspace", "ws")):
+                is_inside = node.attr in INSIDE or node.attr.startswith("_")
+                assert not is_inside, f"{name}: {ast.unparse(node)}"
+
+
 def test_the_workspace_and_below_know_no_face() -> None:
     for name in modules():
         if rank(name) < 5:
@@ -140,6 +163,30 @@ def test_only_faces_print_or_end_the_process() -> None:
             continue
         calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         assert not calls & {"print", "sys.exit", "exit", "input", "os._exit"}, name
+
+
+def test_only_faces_read_the_environment() -> None:
+    for name, tree in modules().items():
+        if rank(name) < 5:
+            read = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+            assert not read & {"os.environ", "os.environb", "os.getenv", "os.getenvb"}, name
+
+
+def test_a_workspace_goes_by_the_environment_that_it_is_given(site: Site, tmp_path: Path) -> None:
+    def opened(**values: str) -> Workspace:
+        return Workspace(site.path, environ={**site.home.environ, **values}, now=lambda: datetime.now(UTC))
+
+    other = make_home(tmp_path / "bob", "Bob", "bob@example.com")
+    with opened(**other.environ) as ws:  # the process itself has Alice's
+        assert ws.who == ("Bob", "bob@example.com")
+        assert ws.signer.key.line == other.public("bob")
+    (tmp_path / "bob/.gitconfig").write_text("[user]\n\tsigningkey = ~/keys/bob.pub\n[gpg]\n\tformat = ssh\n")
+    with opened(**other.environ) as ws:
+        assert ws.signer.key.line == other.public("bob")
+    with opened(PATH=str(tmp_path)) as ws, pytest.raises(OpsError, match="git is not installed"):
+        ws.setting("user.name")
+    with opened(OPSCTL_SIGN_TIMEOUT="soon") as ws, pytest.raises(OpsError, match="OPSCTL_SIGN_TIMEOUT"):
+        _ = ws.signer
 
 
 def test_there_is_no_cycle_of_imports() -> None:
@@ -267,6 +314,23 @@ def test_the_shell_completes_commands(home: Home) -> None:
     env = {"_OPSCTL_COMPLETE": "complete_bash", "COMP_WORDS": "opsctl re", "COMP_CWORD": "1"}
     _, _, _, out = loaded(home, home.path, env=env)
     assert {line.removeprefix("plain,") for line in out.split()} == {"review", "return", "reject", "revoke"}
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("list --status re", {"rejected", "revoked"}),
+        ("list -s ", {"draft", "approved", "rejected", "error", "revoked", "all"}),
+        ("draft --executor ", {"claim", "provider", "exec"}),
+        ("draft --executor pr", {"provider"}),
+    ],
+)
+def test_the_shell_completes_values_of_options(home: Home, line: str, expected: set[str]) -> None:
+    words = f"opsctl {line}"
+    env = {"_OPSCTL_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
+    _, tops, _, out = loaded(home, home.path, env=env)
+    assert {row.removeprefix("plain,") for row in out.split()} == expected
+    assert not tops & {"pygit2", "cryptography", *HEAVY}
 
 
 def test_completion_runs_nothing_that_the_repository_configures(shelf: tuple[Site, list[str]], tmp_path: Path) -> None:

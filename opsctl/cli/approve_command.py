@@ -36,9 +36,10 @@ def register(app: typer.Typer) -> None:
         allow_char: AllowChar = [],
         allow_secret: AllowSecret = [],
     ) -> None:
-        """Approve drafts: one signed merge commit each, or a signed vote while more approvers are needed.
+        """Approve drafts by signed merge commits.
 
-        Shows each draft and asks. Without a terminal give --yes and, for a draft that was edited, --expect.
+        One each, or a signed vote while more approvers are needed. Shows each draft and asks. Without a terminal give
+        --yes and, for a draft that was edited, --expect.
         """
         if expect and len(identifiers) > 1:
             raise OpsError(
@@ -67,7 +68,7 @@ def _named(session: Session, argument: str, expect: str | None, yes: bool) -> tu
     """The draft that an argument names, and the digest that the approval will be bound to."""
     identifier, at, digest = argument.partition("@")
     wanted = digest if at else expect
-    _, ulid = session.workspace.desk.resolve(identifier)
+    _, ulid = session.workspace.resolve(identifier)
     draft = session.workspace.drafts.get(ulid)
     if wanted is None and yes and draft.status == "draft" and draft.revision > 1:
         raise OpsError(
@@ -80,7 +81,8 @@ def _named(session: Session, argument: str, expect: str | None, yes: bool) -> tu
 
 def _agreed(session: Session, draft: Draft) -> bool:
     """Show the draft as it is and ask; the approval is bound to what was shown."""
-    for line in render.draft_lines(session, draft, session.workspace.drafts.content(draft)):
+    content, steps = session.workspace.drafts.content(draft), session.workspace.steps(draft.ulid)
+    for line in render.draft_lines(session, draft, content, steps):
         session.raw_line(line)
     return session.confirm(f"approve revision {short(draft.digest)}?")
 

@@ -19,9 +19,12 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "return", example="opsctl return 4F7K --reason 'name the files it may touch'", json=True)
     def give_back(session: Session, identifier: Id, reason: NeededReason) -> None:
-        """Ask the author for changes: the draft stays pending and shows the reason."""
+        """Ask the author of a draft for changes.
+
+        It stays pending and shows the reason.
+        """
         workspace = session.workspace
-        draft = workspace.drafts.give_back(workspace.desk.resolve(identifier)[1], reason)
+        draft = workspace.drafts.give_back(workspace.resolve(identifier)[1], reason)
         if session.as_json:
             return session.emit(draft_json(draft))
         session.say(f"d_{draft.ulid}: changes asked for")
@@ -31,7 +34,7 @@ def register(app: typer.Typer) -> None:
     def reject(session: Session, identifier: Id, reason: Reason = None, expect: Expect = None) -> None:
         """Close a pending draft. Its file moves to closed/ until `opsctl prune`; history keeps it."""
         workspace = session.workspace
-        draft, changed = workspace.drafts.reject(workspace.desk.resolve(identifier)[1], reason, expect=expect)
+        draft, changed = workspace.drafts.reject(workspace.resolve(identifier)[1], reason, expect=expect)
         if session.as_json:
             return session.emit(draft_json(draft))
         session.say(f"d_{draft.ulid}: {'rejected' if changed else 'was rejected already'}")
@@ -41,7 +44,7 @@ def register(app: typer.Typer) -> None:
     def revoke(session: Session, identifier: Id, reason: NeededReason) -> None:
         """Take an approved item out of use, by a signed commit. The id never returns; history keeps it."""
         workspace = session.workspace
-        decision, is_new = workspace.approvals.revoke(workspace.desk.resolve(identifier)[1], reason)
+        decision, is_new = workspace.approvals.revoke(workspace.resolve(identifier)[1], reason)
         if session.as_json:
             return session.emit(decision_json(decision))
         word = "revoked" if is_new else f"was revoked already by {decision.signer.principal}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -85,7 +86,8 @@ class _Stage:
         self.repo.mkdir()
         key = home / ".ssh" / "id_ed25519"
         subprocess.run(
-            [program("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-C", "demo", "-f", str(key)], check=True
+            [program("ssh-keygen", os.environ), "-q", "-t", "ed25519", "-N", "", "-C", "demo", "-f", str(key)],
+            check=True,
         )
         (home / ".gitconfig").write_text(
             "[user]\n\tname = Alice\n\temail = alice@example.com\n"
@@ -106,9 +108,10 @@ def register(app: typer.Typer) -> None:
             Path | None, typer.Option("--folder", metavar="DIR", help="Play there; must not exist.")
         ] = None,
     ) -> None:
-        """Play the whole story in a scratch repository: draft, review, approve, verify, and two attacks.
+        """Play the whole story in a scratch repository.
 
-        Needs git and ssh-keygen; no network, no model. The repository stays for you to explore.
+        Draft, review, approve, verify, and two attacks. Needs git and ssh-keygen; no network, no model. The repository
+        stays for you to explore.
         """
         if folder is not None:
             if folder.exists():
@@ -121,7 +124,8 @@ def register(app: typer.Typer) -> None:
         _verify(stage)
         _attack(stage, first, second)
         stage.say("that is all; the repository stays here to explore:")
-        print(f"cd {stage.repo} && export HOME={place / 'home'} && unset XDG_CONFIG_HOME XDG_STATE_HOME && opsctl log")
+        repo, home = (shlex.quote(str(one)) for one in (stage.repo, place / "home"))
+        print(f"cd {repo} && export HOME={home} && unset XDG_CONFIG_HOME XDG_STATE_HOME && opsctl log")
 
 
 def _approve(stage: _Stage) -> tuple[str, str]:

@@ -26,12 +26,16 @@ def register(app: typer.Typer) -> None:
         identifier: OptionalId = None,
         word: Annotated[bool, typer.Option("--word", help="By words instead of lines.")] = False,
     ) -> None:
-        """Show what is pending against what is approved, or one draft's last change against the revision before."""
+        """Show what is pending, or what changed in one draft.
+
+        Without an id every pending draft against what is approved; with one its last change against the revision
+        before.
+        """
         workspace = session.workspace
         if identifier is None:
             pairs = [_against_nothing(workspace, draft.ulid) for draft in workspace.drafts.list()]
         else:
-            pairs = [_last_change(workspace, workspace.desk.resolve(identifier)[1])]
+            pairs = [_last_change(workspace, workspace.resolve(identifier)[1])]
         if session.as_json:
             session.emit([_row(*pair) for pair in pairs])
             return
@@ -47,7 +51,7 @@ _Pair = tuple[str, str | None, str, str, str]
 
 def _against_nothing(workspace: Workspace, ulid: str) -> _Pair:
     draft = workspace.drafts.get(ulid)
-    new = _text(workspace, draft.blob) if draft.digest else f"({draft.error})\n"
+    new = workspace.drafts.text(draft.blob) if draft.digest else f"({draft.error})\n"
     return render.named(draft), None, draft.digest, "", new
 
 
@@ -62,11 +66,7 @@ def _last_change(workspace: Workspace, ulid: str) -> _Pair:
     old, new = revisions[-2], revisions[-1]
     step = f"(revision {len(revisions) - 1} to {len(revisions)}, by {new.author})"
     name = f"{render.named(workspace.drafts.get(ulid))} {step}"
-    return name, old.digest, new.digest, _text(workspace, old.blob), _text(workspace, new.blob)
-
-
-def _text(workspace: Workspace, blob: str) -> str:
-    return workspace.repo.blob(blob).decode("utf-8", "replace")
+    return name, old.digest, new.digest, workspace.drafts.text(old.blob), workspace.drafts.text(new.blob)
 
 
 def _row(name: str, old_digest: str | None, digest: str, old: str, new: str) -> dict[str, object]:

@@ -22,7 +22,10 @@ def register(app: typer.Typer) -> None:
         session: Session,
         fix: Annotated[bool, typer.Option("--fix", help="Mend what needs no decision of a person.")] = False,
     ) -> int:
-        """Look for what is wrong: versions, locks, refs, drift, policy, objects; name the last good tip."""
+        """Look for what is wrong, and name the way out.
+
+        Looks at versions, locks, refs, drift, policy and objects, and names the last good tip.
+        """
         checks = session.workspace.doctor.examine(fix=fix)
         if session.as_json:
             session.emit([{"level": c.level, "name": c.name, "message": c.message, "hint": c.hint} for c in checks])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Annotated
 
 import typer
 
+from opsctl.cli import document_options as options
 from opsctl.cli import editor
 from opsctl.cli.app import command
 from opsctl.cli.options import AllowSecret, Expect, Id, decoded, read_file
@@ -23,32 +23,38 @@ def register(app: typer.Typer) -> None:
     def edit(
         session: Session,
         identifier: Id,
-        file: Annotated[
-            str | None, typer.Option("--file", "-f", metavar="PATH|-", help="The new prompt, verbatim.")
-        ] = None,
-        title: Annotated[str | None, typer.Option("--title", "-t", metavar="T", help="The new title.")] = None,
+        file: options.NewFile = None,
+        title: options.NewTitle = None,
+        label: options.NewLabels = [],
+        context: options.NewContext = [],
+        path: options.NewPaths = [],
         expect: Expect = None,
         allow_secret: AllowSecret = [],
     ) -> None:
-        """Give a pending draft a new revision. Without --file or --title your editor opens with the whole file.
+        """Give a pending draft a new revision.
 
-        Votes on the old revision no longer count.
+        With no option that says what to change your editor opens with the whole file. Votes on the old revision no
+        longer count.
         """
         workspace = session.workspace
-        _, ulid = workspace.desk.resolve(identifier)
+        _, ulid = workspace.resolve(identifier)
         data = None
-        if file is None and title is None:
-            session.require_person("edit", "give --file PATH, --file - or --title TEXT")
+        if file is None and title is None and not (label or context or path):
+            session.require_person("edit", "give --file PATH, --file -, --title, --label, --path or --context")
             before = workspace.drafts.require_pending(ulid, "edited")
             expect = expect or before.digest
             data = editor.edit(workspace.drafts.content(before), suffix=".md", chosen=workspace.editor)
         if title is not None and not title.strip():
             raise OpsError("bad_input", "the title is empty")
-        with editor.keeping(data, workspace.places.state, ".md") if data is not None else nullcontext():
+        given = options.replacing(context)
+        with editor.keeping(data, workspace.spare_folder, ".md") if data is not None else nullcontext():
             draft, changed = workspace.drafts.edit(
                 ulid,
                 prompt=decoded(read_file(file, limit=LIMIT)) if file is not None else None,
                 title=title,
+                labels=options.replacing(label),
+                context=None if given is None else options.pairs(given),
+                paths=options.replacing(path),
                 data=data,
                 expect=expect,
                 allow_secrets=frozenset(allow_secret),

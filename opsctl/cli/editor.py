@@ -25,7 +25,8 @@ def keeping(data: bytes, folder: Path, suffix: str) -> Iterator[None]:
         descriptor, path = tempfile.mkstemp(suffix, "unsaved-", folder)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
-        error.hint = f"{error.hint}; your text is kept in {path}" if error.hint else f"your text is kept in {path}"
+        kept = f"your text is kept in {shlex.quote(path)}"
+        error.hint = f"{error.hint}; {kept}" if error.hint else kept
         raise
 
 

@@ -23,9 +23,10 @@ def register(app: typer.Typer) -> None:
         email: Annotated[str | None, typer.Option("--email", metavar="E", help="Your address.")] = None,
         audience: Annotated[str | None, typer.Option("--audience", metavar="TEXT", help="Names this gate.")] = None,
     ) -> None:
-        """Set up the gate in this repository: branches, a policy with you in it, and the trust pin.
+        """Set up the gate in this repository.
 
-        Name, e-mail address and key come from git's own settings. Running it again changes nothing.
+        Makes the branches, a policy with you in it, and the trust pin. Name, e-mail address and key come from git's own
+        settings. Running it again changes nothing.
         """
         workspace = session.open(key=key)
         made = workspace.founding.init(name=name, email=email, audience=audience, generate_key=generate_key)

@@ -6,18 +6,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from opsctl import ids
 from opsctl.cli.app import command
 from opsctl.cli.session import Session, age
-from opsctl.errors import EXIT
-from opsctl.models import approved_json, draft_json, utc
+from opsctl.errors import EXIT, OpsError
+from opsctl.models import STATUSES, approved_json, draft_json, utc
 
 if TYPE_CHECKING:
     from opsctl.models import Draft
 
+_STATUSES = (*STATUSES, "all")
+
+
+def complete_status(incomplete: str) -> list[str]:
+    """The statuses that begin so."""
+    return [name for name in _STATUSES if name.startswith(incomplete)]
+
+
 Status = Annotated[
-    str, typer.Option("--status", "-s", metavar="S", help="draft, approved, rejected, error, revoked, all.")
+    str,
+    typer.Option("--status", "-s", metavar="S", help=f"{', '.join(_STATUSES)}.", autocompletion=complete_status),
 ]
+Waits = Annotated[bool, typer.Option("--waiting", "-w", help="Only drafts that wait for your vote.")]
 Label = Annotated[str | None, typer.Option("--label", "-l", metavar="L", help="With this label.")]
 Author = Annotated[str | None, typer.Option("--author", "-a", metavar="A", help="By an author whose name holds this.")]
 Search = Annotated[str | None, typer.Option("--search", metavar="TEXT", help="With this text in title or prompt.")]
@@ -36,13 +45,20 @@ def register(app: typer.Typer) -> None:
         author: Author = None,
         search: Search = None,
         limit: Limit = None,
+        waiting: Waits = False,
     ) -> int:
-        """List drafts: pending ones by default, oldest first. The short id is enough for every command."""
+        """List drafts: pending ones by default, oldest first.
+
+        The short id is enough for every command. With --waiting those that you have not voted on, that your vote
+        would bring on, and that were not sent back.
+        """
         from opsctl.workspace.drafts import Filter
 
-        workspace = session.workspace
-        found = workspace.drafts.list(Filter(status, label, author, search, limit))
-        fault = workspace.desk.now.fault
+        workspace, wanted = session.workspace, Filter(status, label, author, search, limit)
+        if waiting and status != "draft":
+            raise OpsError("usage", "--waiting is about pending drafts", hint="leave --status out")
+        found = workspace.waiting.mine(wanted) if waiting else workspace.drafts.list(wanted)
+        fault = workspace.fault
         if session.as_json:
             if status == "approved":
                 sound = [draft.ulid for draft in found if not draft.error]
@@ -52,9 +68,7 @@ def register(app: typer.Typer) -> None:
         else:
             _print(session, found)
             if not found and session.out_is_terminal:
-                session.say(
-                    "nothing here; `opsctl draft` files a draft" if status == "draft" else f"nothing is {status}"
-                )
+                session.say(_nothing(status, waiting))
         if fault:
             session.say(f"the gate is closed: {fault.message}; `opsctl verify` says more")
         damaged = [draft for draft in found if draft.error and draft.status in ("approved", "revoked")]
@@ -67,19 +81,32 @@ def _print(session: Session, drafts: list[Draft]) -> None:
     if not session.out_is_terminal:
         session.table({}, ([f"d_{d.ulid}", d.status, d.author, utc(d.updated_at), d.document.title] for d in drafts))
         return
-    suffixes = ids.shortest_suffixes([draft.ulid for draft in drafts], session.workspace.desk.all_ulids())
+    suffixes = session.workspace.short_ids([draft.ulid for draft in drafts])
     colour = _COLOURS[drafts[0].status] if drafts and len({draft.status for draft in drafts}) == 1 else None
     columns = {"id": "yellow", "status": colour, "author": None, "age": "dim", "title": None}
-    session.table(columns, ([suffixes[d.ulid], _state(d), d.author, age(d.updated_at), _title(d)] for d in drafts))
+    session.table(
+        columns, ([suffixes[d.ulid], _state(session, d), d.author, age(d.updated_at), _title(d)] for d in drafts)
+    )
 
 
-def _state(draft: Draft) -> str:
+def _nothing(status: str, waiting: bool) -> str:
+    if waiting:
+        return "nothing waits for your vote"
+    return "nothing here; `opsctl draft` files a draft" if status == "draft" else f"nothing is {status}"
+
+
+def _state(session: Session, draft: Draft) -> str:
+    """The status; of a pending draft what it waits for."""
     if draft.status == "draft" and draft.error:
         return "unreadable"
     if draft.status == "draft" and draft.reason:
         return "changes asked"
-    votes = sum(vote.vote == "approve" for vote in draft.votes)
-    return f"draft, {votes} yes" if draft.status == "draft" and votes else draft.status
+    tally = session.workspace.waiting.tally(draft) if draft.status == "draft" else None
+    if tally is None:
+        return draft.status
+    against = sum(vote.vote == "reject" for vote in draft.votes)
+    votes = f"{len(tally.have)} of {tally.needed}" if tally.needed > 1 else ""
+    return ", ".join(part for part in ("draft", votes, f"{against} no" if against else "") if part)
 
 
 def _title(draft: Draft) -> str:

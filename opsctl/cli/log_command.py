@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -9,7 +10,8 @@ import typer
 from opsctl.cli.app import command
 from opsctl.cli.options import OptionalId
 from opsctl.cli.session import Session
-from opsctl.models import decision_json, utc
+from opsctl.document import short
+from opsctl.models import Decision, Step, decision_json, step_json, utc
 
 
 def register(app: typer.Typer) -> None:
@@ -21,22 +23,46 @@ def register(app: typer.Typer) -> None:
         identifier: OptionalId = None,
         limit: Annotated[int | None, typer.Option("--limit", "-n", min=1, metavar="N", help="At most so many.")] = None,
     ) -> None:
-        """Every decision, newest first: when, who, what, with which key. Of one item only, if an id is given."""
+        """Every decision: when, who, what, with which key.
+
+        Of one item, if an id is given, everything that happened to it: written, edited, voted on, sent back, decided.
+        Newest first. Without a key nothing proves the name.
+        """
         workspace = session.workspace
-        ulid = workspace.desk.resolve(identifier)[1] if identifier is not None else None
-        decisions = workspace.approvals.log(ulid)[:limit]
+        ulid = workspace.resolve(identifier)[1] if identifier is not None else None
+        rows: Sequence[Step | Decision] = workspace.steps(ulid) if ulid else workspace.approvals.log()
+        rows = rows[:limit]
         if session.as_json:
-            session.emit([decision_json(decision) for decision in decisions])
+            session.emit(
+                [decision_json(one) if isinstance(one, Decision) else step_json(one, ulid or "") for one in rows]
+            )
             return
-        columns = {"commit": "yellow", "when": "dim", "who": None, "key": "dim", "id": "yellow", "what": None}
-        rows = []
-        for decision in decisions:
-            reason = f" ({decision.reason})" if decision.reason else ""
-            others = [vote.principal for vote in decision.votes if vote != decision.signer]
-            who = decision.signer.principal + (f" +{','.join(others)}" if others else "")
-            what = f"{decision.subject}{reason}"
-            key = decision.signer.fingerprint
-            shown = f"{key[:15]}…" if session.out_is_terminal else key
-            item = (decision.ulid[-8:] if session.out_is_terminal else f"a_{decision.ulid}") if decision.ulid else "-"
-            rows.append([decision.commit[:12], utc(decision.at), who, shown, item, what])
-        session.table(columns, rows)
+        column = "revision" if ulid else "id"
+        columns = {"commit": "yellow", "when": "dim", "who": None, "key": "dim", column: "yellow", "what": None}
+        session.table(columns, (_row(session, one, of_one=ulid is not None) for one in rows))
+
+
+def _row(session: Session, one: Step | Decision, *, of_one: bool) -> list[str]:
+    """Whole values for a pipe, short ones for a terminal."""
+    is_wide = not session.out_is_terminal
+    key = one.signer.fingerprint if one.signer else "-"
+    reason = f" ({one.reason})" if one.reason else ""
+    about = _revision(one, is_wide) if of_one else _item(one, is_wide)
+    shown = key if is_wide or key == "-" else f"{key[:15]}…"
+    return [(one.commit or "-")[:12], utc(one.at), _who(one), shown, about, f"{one.subject}{reason}"]
+
+
+def _who(one: Step | Decision) -> str:
+    if isinstance(one, Step):
+        return one.by
+    others = [vote.principal for vote in one.votes if vote != one.signer]
+    return one.signer.principal + (f" +{','.join(others)}" if others else "")
+
+
+def _item(one: Step | Decision, is_wide: bool) -> str:
+    ulid = one.ulid if isinstance(one, Decision) else None
+    return "-" if ulid is None else f"a_{ulid}" if is_wide else ulid[-8:]
+
+
+def _revision(one: Step | Decision, is_wide: bool) -> str:
+    return "-" if one.digest is None else one.digest if is_wide else short(one.digest)

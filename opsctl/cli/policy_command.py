@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from opsctl.cli import editor
+from opsctl import diffing
+from opsctl.cli import editor, render
 from opsctl.cli.app import command
-from opsctl.cli.options import Reason, read_file
+from opsctl.cli.options import Reason, Yes, read_file
 from opsctl.cli.session import Session
+from opsctl.errors import OpsError
 from opsctl.models import Policy
 from opsctl.policyfile import LIMIT
+
+if TYPE_CHECKING:
+    from opsctl.workspace.governing import Proposal
 
 
 def register(app: typer.Typer) -> None:
@@ -39,33 +44,52 @@ def register(app: typer.Typer) -> None:
         return _print(session, policy)
 
     @command(group, "edit", example="opsctl policy edit", json=True)
-    def edit(session: Session, reason: Reason = None) -> None:
-        """Edit the policy in your editor and sign it. The epoch is raised for you."""
+    def edit(session: Session, reason: Reason = None, yes: Yes = False) -> None:
+        """Edit the policy in your editor and sign it.
+
+        Shows what changes and asks. The epoch is raised for you.
+        """
         session.require_person("policy edit", "opsctl policy show --raw > policy.toml; opsctl policy set policy.toml")
         workspace = session.workspace
         _, data = workspace.governing.policy()
         written = editor.edit(data, suffix=".toml", chosen=workspace.editor)
-        with editor.keeping(written, workspace.places.state, ".toml"):
-            return _sign(session, written, reason)
+        with editor.keeping(written, workspace.spare_folder, ".toml"):
+            return _sign(session, written, reason, yes=yes)
 
     @command(group, "set", example="opsctl policy set policy.toml --reason 'bob joins'", json=True)
     def set_(
         session: Session,
         file: Annotated[str, typer.Argument(metavar="FILE", help="A policy.toml, or - for standard input.")],
         reason: Reason = None,
+        yes: Yes = False,
     ) -> None:
-        """Sign a new policy. Refused if its own principals could not satisfy it. The epoch is raised for you."""
-        return _sign(session, read_file(file, limit=LIMIT), reason)
+        """Sign a new policy.
+
+        Refused if its own principals could not satisfy it. On a terminal it shows what changes and asks. The epoch is
+        raised for you.
+        """
+        return _sign(session, read_file(file, limit=LIMIT), reason, yes=yes)
 
 
-def _sign(session: Session, data: bytes, reason: str | None) -> None:
-    policy, decision = session.workspace.governing.set_policy(data, reason=reason)
+def _sign(session: Session, data: bytes, reason: str | None, *, yes: bool) -> None:
+    proposal = session.workspace.governing.propose_policy(data)
+    if proposal.is_change and session.person_is_here and not yes and not _agreed(session, proposal):
+        raise OpsError("needs_confirmation", "nothing was signed", hint="opsctl policy show")
+    policy, decision = proposal.after, session.workspace.governing.sign_policy(proposal, reason=reason)
     if session.as_json:
         return session.emit(policy_json(policy) | {"commit": decision.commit if decision else None})
     session.say(f"epoch {policy.epoch}: " + (f"signed as {decision.commit[:12]}" if decision else "nothing changed"))
     if decision and policy.highest_threshold > 1:
         session.say(f"from now on a change of the policy needs {policy.highest_threshold} signatures")
     return None
+
+
+def _agreed(session: Session, proposal: Proposal) -> bool:
+    """Show what the new policy changes, and ask; what is signed is what was shown."""
+    pieces = diffing.lines(proposal.file.decode(), proposal.data.decode())
+    for line in render.line_diff(session, pieces):
+        session.say(line) if session.as_json else session.raw_line(line)
+    return session.confirm(f"sign epoch {proposal.after.epoch} of the policy?")
 
 
 def policy_json(policy: Policy) -> dict[str, object]:

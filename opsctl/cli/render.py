@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from opsctl import risk, text
@@ -11,19 +13,29 @@ from opsctl.document import short
 from opsctl.models import utc
 
 if TYPE_CHECKING:
-    from opsctl.models import Approved, Document, Draft
+    from opsctl.models import Approved, Decision, Document, Draft, Step
 
+_DONE = {
+    "edit": "edited",
+    "return": "returned",
+    "reject": "rejected",
+    "fail": "failed",
+    "approve": "approved",
+    "revoke": "revoked",
+}
 _MARKS = {"+": "green", "-": "red", "@": "blue"}
 
 
-def draft_lines(session: Session, draft: Draft, content: bytes) -> list[str]:
+def draft_lines(session: Session, draft: Draft, content: bytes, steps: Sequence[Step | Decision]) -> list[str]:
     """A draft as a reviewer reads it: facts, warnings, then the whole file with nothing hidden."""
     document = draft.document
+    written = next((step.at for step in reversed(steps) if step.kind == "draft"), draft.updated_at)
     facts = [
         ("id", f"d_{draft.ulid}"),
         ("title", document.title),
         ("status", draft.status),
-        ("author", f"{draft.author}, {utc(draft.updated_at)} ({age(draft.updated_at)} ago)"),
+        ("author", _by(draft.author, written)),
+        *_last_steps(draft, steps),
         ("revision", f"{draft.revision}, {draft.digest}"),
         *_document_facts(document),
         ("votes", ", ".join(f"{vote.principal}: {vote.vote}" for vote in draft.votes)),
@@ -33,6 +45,19 @@ def draft_lines(session: Session, draft: Draft, content: bytes) -> list[str]:
     rows = [_fact(session, name, value) for name, value in facts if value]
     decoded = content.decode("utf-8", "replace")
     return [*rows, *warnings(session, decoded, document), *_body(session, decoded)]
+
+
+def _last_steps(draft: Draft, steps: Sequence[Step | Decision]) -> Iterator[tuple[str, str]]:
+    """Who edited, returned or closed it last, and when; a return counts until the text is another one."""
+    last = {step.kind: step for step in reversed(steps)}
+    for kind, word in _DONE.items():
+        step = last.get(kind)
+        if step and (kind != "return" or (draft.status == "draft" and draft.reason)):
+            yield word, _by(step.by, step.at)
+
+
+def _by(who: str, when: datetime) -> str:
+    return f"{who}, {utc(when)} ({age(when)} ago)"
 
 
 def approved_lines(session: Session, item: Approved, content: bytes) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,6 @@ from opsctl.cli.app import command, report
 from opsctl.cli.approve_command import tell
 from opsctl.cli.list_command import Author, Label, Limit, Search
 from opsctl.cli.session import Session, many
-from opsctl.config import write_file
 from opsctl.document import short
 from opsctl.errors import OpsError
 
@@ -45,7 +43,7 @@ def register(app: typer.Typer) -> None:
 
         session.require_person("review", "opsctl list, show, approve, return and reject do the same without a terminal")
         waiting = session.workspace.drafts.list(Filter("draft", label, author, search, limit))
-        fault = session.workspace.desk.now.fault
+        fault = session.workspace.fault
         if fault:
             session.say(f"the gate is closed: {fault.message}; `opsctl verify` says more")
         if not waiting:
@@ -64,7 +62,7 @@ class _Sitting:
         self._drafts = session.workspace.drafts
         self._ulid = ulid
         self._place = place
-        self._seen = _Looked(session)
+        self._seen = session.workspace.looked
         self._before = self._seen.last(ulid)
 
     def run(self) -> bool:
@@ -94,7 +92,8 @@ class _Sitting:
 
     def _show(self, draft: Draft) -> None:
         self._session.raw_line(self._session.paint(f"=== {self._place} ===", "bold"))
-        whole = keys.page(render.draft_lines(self._session, draft, self._drafts.content(draft)))
+        steps = self._session.workspace.steps(self._ulid)
+        whole = keys.page(render.draft_lines(self._session, draft, self._drafts.content(draft), steps))
         if self._before and self._before[0] != draft.digest:
             self._session.say("it changed since you last looked; d shows how")
         self._whole, self._shown = whole, draft.digest
@@ -146,7 +145,7 @@ class _Sitting:
     def edit(self, draft: Draft) -> bool:
         """A new revision by the reviewer, shown at once."""
         data = editor.edit(self._drafts.content(draft), suffix=".md", chosen=self._session.workspace.editor)
-        with editor.keeping(data, self._session.workspace.places.state, ".md"):
+        with editor.keeping(data, self._session.workspace.spare_folder, ".md"):
             after, changed = self._drafts.edit(self._ulid, data=data, expect=draft.digest)
         if changed:
             self._before = (draft.digest, draft.blob)
@@ -163,7 +162,7 @@ class _Sitting:
         if blob is None:
             self._session.say("it has one revision, and you see it")
             return False
-        old, new = (self._session.workspace.repo.blob(one).decode("utf-8", "replace") for one in (blob, draft.blob))
+        old, new = (self._drafts.text(one) for one in (blob, draft.blob))
         keys.page(render.line_diff(self._session, diffing.lines(old, new)))
         return False
 
@@ -188,29 +187,3 @@ _ACTIONS: dict[str, Callable[[_Sitting, Draft], bool]] = {
     "?": _Sitting.help,
     "h": _Sitting.help,
 }
-
-
-class _Looked:
-    """Which revision of each draft this person saw last, kept beside the verification memory; a convenience only."""
-
-    def __init__(self, session: Session) -> None:
-        self._path = session.workspace.memory().folder / "looked.json"
-        self._pending = session.workspace.desk.now.pending
-
-    def last(self, ulid: str) -> tuple[str, str] | None:
-        """Digest and blob, or None."""
-        row = self._load().get(ulid)
-        return (row[0], row[1]) if row else None
-
-    def remember(self, draft: Draft) -> None:
-        """Note the revision; drafts that are decided are forgotten."""
-        rows = {ulid: row for ulid, row in self._load().items() if ulid in self._pending}
-        rows[draft.ulid] = [draft.digest, draft.blob]
-        write_file(self._path, json.dumps(rows).encode())
-
-    def _load(self) -> dict[str, list[str]]:
-        try:
-            found: dict[str, list[str]] = json.loads(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return found

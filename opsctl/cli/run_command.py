@@ -89,10 +89,10 @@ def _item(session: Session, identifier: str) -> str:
     from opsctl.workspace.runs import not_approved
 
     given = ids.parse(identifier)
-    _, ulid = session.workspace.desk.resolve(identifier)
+    _, ulid = session.workspace.resolve(identifier)
     if given.kind == "d":
         refusal = not_approved(ulid)
-        if session.workspace.desk.is_approved(ulid):
+        if session.workspace.is_approved(ulid):
             refusal = OpsError(refusal.code, "a draft's id is never run", hint=f"opsctl run a_{ulid}")
         raise refusal
     return ulid

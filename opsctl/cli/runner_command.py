@@ -55,7 +55,10 @@ def register(app: typer.Typer) -> None:
         timeout: Annotated[int | None, typer.Option("--timeout", metavar="S", min=1, help="Seconds at most.")] = None,
         force: Annotated[bool, typer.Option("--force", help="In place of one of that name.")] = False,
     ) -> None:
-        """Write a runner into your configuration: a preset, or a command of yours after --."""
+        """Write a runner into your configuration.
+
+        A preset, or a command of yours after --.
+        """
         from opsctl.runners import DEFAULT_ENV, PRESETS, Runner, add
 
         preset = PRESETS.get(name)
@@ -88,7 +91,10 @@ def register(app: typer.Typer) -> None:
         timeout: Annotated[int, typer.Option("--timeout", metavar="S", min=1, help="Seconds it may take.")] = 180,
         sandbox: Annotated[bool | None, typer.Option("--sandbox/--no-sandbox", show_default=False)] = None,
     ) -> int:
-        """Let a runner do one real small edit in a scratch repository, and say whether it did."""
+        """Let a runner do one real small edit.
+
+        In a scratch repository; says whether it did.
+        """
         from opsctl.executors.trial import trial
         from opsctl.runners import load
 

@@ -79,7 +79,10 @@ def _looking(group: typer.Typer) -> None:
         identifier: RunId,
         follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
     ) -> int:
-        """Print what a run printed: live on the machine that carries it out, else what was kept."""
+        """Print what a run printed.
+
+        Live on the machine that carries it out, else what was kept.
+        """
         return _log(session, identifier, follow=follow)
 
 
@@ -124,11 +127,9 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 
 
 def _log(session: Session, identifier: str, *, follow: bool) -> int:
-    from opsctl.workspace.runbook import live_log
-
     runs = session.workspace.runs
     ulid = runs.resolve(identifier)
-    path, seen = live_log(session.workspace.repo.common, ulid), 0
+    path, seen = runs.live_log(ulid), 0
     while True:
         run = runs.get(ulid)
         over = run.status not in ("pending", "claimed", "running")
@@ -230,7 +231,10 @@ def _ending(group: typer.Typer) -> None:
 
     @command(group, "retry", example="opsctl runs retry r_4F7K", json=True)
     def retry(session: Session, identifier: RunId) -> int:
-        """Make a new run in place of one that was lost, cancelled or ended in error. The old token stays dead."""
+        """Make a new run in place of one that went wrong.
+
+        One that was lost, cancelled or ended in error. The old token stays dead.
+        """
         from opsctl.cli.run_command import carry_out
 
         runs = session.workspace.runs

@@ -57,6 +57,7 @@ class Session:
             now=now,
             interactive=self.person_is_here,
             progress=self._progress() if sys.stderr.isatty() else None,
+            waiting=self._waiting if sys.stderr.isatty() else None,
             key=key,
         )
         return self._workspace
@@ -76,6 +77,10 @@ class Session:
                 sys.stderr.flush()
 
         return show
+
+    def _waiting(self, holder: str) -> None:
+        """Said once, where a person would wonder why nothing happens."""
+        self.say(f"waiting for {holder}, which is writing to this repository…")
 
     # -- output -------------------------------------------------------------------------------------------------
 

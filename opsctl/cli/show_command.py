@@ -23,16 +23,19 @@ def register(app: typer.Typer) -> None:
         identifier: Id,
         raw: Annotated[bool, typer.Option("--raw", help="The exact file; on a terminal with nothing hidden.")] = False,
     ) -> None:
-        """Show a draft or an approved item, with everything hidden in it made visible."""
+        """Show a draft or an approved item.
+
+        Everything hidden in it is made visible.
+        """
         workspace = session.workspace
-        kind, ulid = workspace.desk.resolve(identifier)
-        if kind == "a" or (kind is None and workspace.desk.is_approved(ulid)):
+        kind, ulid = workspace.resolve(identifier)
+        if kind == "a" or (kind is None and workspace.is_approved(ulid)):
             item, content = workspace.approvals.get(ulid)
             lines, value = render.approved_lines(session, item, content), approved_json(item)
         else:
             draft = workspace.drafts.get(ulid)
             content = workspace.drafts.content(draft)
-            lines, value = render.draft_lines(session, draft, content), draft_json(draft)
+            lines, value = render.draft_lines(session, draft, content, workspace.steps(ulid)), draft_json(draft)
         if session.as_json:
             session.emit(value)
         elif raw and not session.out_is_terminal:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import typer
 
 from opsctl.cli.app import command
 from opsctl.cli.session import Session, age, many
-from opsctl.errors import EXIT, OpsError
+from opsctl.errors import EXIT
+
+if TYPE_CHECKING:
+    from opsctl.workspace.status import Status
 
 
 def register(app: typer.Typer) -> None:
@@ -16,57 +21,33 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "status", example="opsctl status", json=True)
     def status(session: Session) -> int:
-        """The gate at a glance: open or closed, what waits for whom, what is not published."""
-        row = _status(session)
+        """The gate at a glance.
+
+        Open or closed, what waits, who you are here, what is not published.
+        """
+        found = session.workspace.status()
         if session.as_json:
-            session.emit(row)
+            session.emit(found.as_json())
         else:
-            for name, value in row.items():
-                if name == "last_sync" and value:
-                    value = f"{age(datetime.fromisoformat(str(value)))} ago"
-                if value not in (None, [], {}, 0, ""):
-                    shown = "; ".join(map(str, value)) if isinstance(value, list) else str(value)
-                    session.data(f"{name.replace('_', ' '):<18} {shown}")
-        return 0 if row["gate"] == "open" else EXIT["integrity"]
+            for name, value in _rows(found):
+                if value not in (None, "", 0):
+                    session.data(f"{name:<18} {value}")
+        return 0 if found.gate == "open" else EXIT["integrity"]
 
 
-def _status(session: Session) -> dict[str, object]:
-    workspace = session.workspace
-    state = workspace.desk.now
-    pending = workspace.drafts.list()
-    row: dict[str, object] = {
-        "gate": "open" if state.gate else "closed",
-        "fault": state.fault.message if state.fault else None,
-        "audience": state.gate.policy.audience if state.gate else None,
-        "root": state.gate.standing.root if state.gate else None,
-        "tip": state.gate.tip if state.gate else None,
-        "decisions": state.gate.count if state.gate else None,
-        "approved": state.ledger.live(state.gate.scratch.upto) if state.gate else None,
-        "pending": len(pending),
-        "changes_asked": sum(draft.reason is not None for draft in pending),
-        "unreadable": sum(draft.error is not None for draft in pending),
-        "closed": len(workspace.desk.now.closed),
-        "drift": [f"{path} {what}" for path, what in state.drift.items()],
-    }
-    return row | (_around(session) if state.gate else {})
+def _rows(found: Status) -> Iterable[tuple[str, object]]:
+    """What a person reads, empty values included."""
+    for name, value in found.as_json().items():
+        yield name.replace("_", " "), _spoken(found).get(name, value)
 
 
-def _around(session: Session) -> dict[str, object]:
-    """Who I am here, and how this clone stands to others."""
-    workspace = session.workspace
-    gate = workspace.desk.now.require_gate()
-    try:
-        me: str | None = workspace.approvals.me(gate)
-    except OpsError as error:
-        me = f"nobody ({error.message})"
-    mark = workspace.memory().load()
-    behind = [one.count - gate.count for one in workspace.memory().neighbours() if one.count > gate.count]
+def _spoken(found: Status) -> dict[str, str]:
+    """The values that need more words than they have in JSON."""
+    lacking = [f"{many(count, 'decision')} ({name})" for name, count in found.not_published or ()]
+    behind = f"another clone here has seen {found.behind} more decisions; opsctl sync"
     return {
-        "you_are": me,
-        "last_sync": mark.at if mark else None,
-        "not_published": [
-            f"{many(count, 'decision')} ({name})" for name, count in workspace.syncing.unpublished() if count
-        ],
-        "to_sign_again": workspace.syncing.waiting(),
-        "behind": f"another clone here has seen {max(behind)} more decisions; opsctl sync" if behind else None,
+        "drift": "; ".join(found.drift),
+        "last_sync": f"{age(datetime.fromisoformat(found.last_sync))} ago" if found.last_sync else "",
+        "not_published": "; ".join(lacking),
+        "behind": behind if found.behind else "",
     }

@@ -24,10 +24,11 @@ def register(app: typer.Typer) -> None:
         remote: Annotated[str | None, typer.Option("--remote", metavar="NAME", help="Where to fetch from.")] = None,
         key: Key = None,
     ) -> None:
-        """Pin the root of this clone's gate, after showing whose key signed it.
+        """Pin the root of this clone's gate.
 
-        Fetches the ops branches, topics and notes where only the remote has them, verifies the whole history, and
-        makes the local branches. Compare the fingerprint with what its owner tells you by another way.
+        Shows whose key signed it and asks. Fetches the ops branches, topics and notes where only the remote has them,
+        verifies the whole history, and makes the local branches. Compare the fingerprint with what its owner tells you
+        by another way.
         """
         workspace = session.open(key=key)
         found = workspace.founding.candidate(root, remote)

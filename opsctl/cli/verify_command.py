@@ -19,7 +19,10 @@ def register(app: typer.Typer) -> None:
         session: Session,
         deep: Annotated[bool, typer.Option("--deep", help="Forget what was verified; read every object.")] = False,
     ) -> int:
-        """Apply the trust rule to the whole history of ops/approved. Exit status 5 when it does not hold."""
+        """Apply the trust rule to the whole history.
+
+        Exit status 5 when it does not hold.
+        """
         report = session.workspace.verification.verify(deep=deep)
         if session.as_json:
             session.emit(report.as_json())

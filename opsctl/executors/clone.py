@@ -48,8 +48,8 @@ class PrivateClone:
         self.work = folder / name
         self._source = source
         self._env = {**environ, **_SEALED}
-        self._own = Git(self.work / ".git")
-        self._result = Git(folder / "result.git")
+        self._own = Git(self.work / ".git", self._env)
+        self._result = Git(folder / "result.git", self._env)
 
     def _run(self, git: Git, *arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> bytes:
         return git.run(*arguments, stdin=stdin, timeout_s=_TIMEOUT_S, guards=_GUARDS, env={**self._env, **(env or {})})

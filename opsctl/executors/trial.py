@@ -42,8 +42,8 @@ def trial(
     """Let the runner write one file. Raises `no_sandbox`, `runner_failed`."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="opsctl-check-", dir=_room(places)) as folder:
-        base, source = _scratch(Path(folder))
-        clone = PrivateClone(Path(folder) / "run", source, "check", environment())
+        base, source = _scratch(Path(folder), environ)
+        clone = PrivateClone(Path(folder) / "run", source, "check", environment(environ))
         clone.make(base, _WHO)
         argv, walls = walled(runner, environ, places, clone, asked=sandbox, network=runner.network)
         output = Output(None)
@@ -74,11 +74,11 @@ def _room(places: Places) -> Path:
     return room
 
 
-def _scratch(folder: Path) -> tuple[str, Path]:
+def _scratch(folder: Path, environ: Mapping[str, str]) -> tuple[str, Path]:
     """A bare repository with one commit; returns the commit and the place."""
     source = folder / "source.git"
-    git = Git(source)
-    env = environment() | {
+    git = Git(source, environ)
+    env = environment(environ) | {
         f"GIT_{role}_{part}": "opsctl" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL")
     }
     git.run("init", "--quiet", "--bare", "--template=", os.fspath(source), env=env)

@@ -1,4 +1,7 @@
-"""The git program, for what libgit2 is not used for: settings, network, diffs for the eye. Hooks never run."""
+"""The git program, for what libgit2 is not used for: settings, network, diffs for the eye. Hooks never run.
+
+The user's environment is handed in, by the face; this package reads no other.
+"""
 
 from __future__ import annotations
 
@@ -62,27 +65,36 @@ class Setting:
         return self.scope in _OWN_SCOPES
 
 
-def program(name: str) -> str:
+def program(name: str, environ: Mapping[str, str]) -> str:
     """The absolute path of a program in PATH. Raises `unsupported_version` when there is none."""
-    places = [place for place in os.environ.get("PATH", os.defpath).split(os.pathsep) if os.path.isabs(place)]
+    places = [place for place in environ.get("PATH", os.defpath).split(os.pathsep) if os.path.isabs(place)]
     found = shutil.which(name, path=os.pathsep.join(places))
     if found is None:
         raise OpsError("unsupported_version", f"{name} is not installed", hint=f"install {name} and try again")
     return found
 
 
-def environment(extra: Sequence[str] = (), **values: str) -> dict[str, str]:
+def expanded(path: str, environ: Mapping[str, str]) -> str:
+    """The path with a leading `~` spelled out."""
+    home = environ.get("HOME")
+    if home and (path == "~" or path.startswith("~/")):
+        return home.rstrip("/") + path[1:] or "/"
+    return os.path.expanduser(path)
+
+
+def environment(environ: Mapping[str, str], extra: Sequence[str] = (), **values: str) -> dict[str, str]:
     """A small environment: nothing that points git at another repository, index, or object folder (GT-12)."""
-    kept = {name: os.environ[name] for name in (*_KEPT, *_CONFIG, *extra) if name in os.environ}
+    kept = {name: environ[name] for name in (*_KEPT, *_CONFIG, *extra) if name in environ}
     return kept | {"GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1"} | values
 
 
 class Git:
     """Runs git on one repository with a fixed set of guards."""
 
-    def __init__(self, git_dir: Path) -> None:
+    def __init__(self, git_dir: Path, environ: Mapping[str, str]) -> None:
         self._git_dir = git_dir
-        self._program = program("git")
+        self._environ = environ
+        self._program = program("git", environ)
 
     def argv(self, arguments: Sequence[str], *, guards: Sequence[str] = ()) -> list[str]:
         """The whole command line."""
@@ -106,7 +118,7 @@ class Git:
                 input=stdin,
                 capture_output=True,
                 timeout=timeout_s,
-                env=dict(env) if env is not None else environment(),
+                env=dict(env) if env is not None else environment(self._environ),
                 check=False,
             )
         except subprocess.TimeoutExpired:
@@ -117,6 +129,10 @@ class Git:
             raise failed(arguments[0], done.stderr)
         return done.stdout
 
+    def network_environment(self, *, prompts: bool) -> dict[str, str]:
+        """What git needs to reach a remote as the user would; prompts only where a person can answer."""
+        return environment(self._environ, _NETWORK, GIT_TERMINAL_PROMPT="1" if prompts else "0")
+
 
 def failed(verb: str, stderr: bytes) -> OpsError:
     """The error for a git that ended badly, with the line that says why."""
@@ -125,12 +141,12 @@ def failed(verb: str, stderr: bytes) -> OpsError:
     return OpsError("git_failed", f"git {verb} failed", cause=telling[0][:300] if telling else None)
 
 
-def settings(git_dir: Path | None, cwd: Path) -> list[Setting]:
+def settings(git_dir: Path | None, cwd: Path, environ: Mapping[str, str]) -> list[Setting]:
     """Every value of git's configuration in git's order, with scope and origin. Later values win."""
     where = [f"--git-dir={os.fspath(git_dir)}"] if git_dir else []
-    extra = [name for name in os.environ if name.startswith(("GIT_CONFIG_KEY_", "GIT_CONFIG_VALUE_"))]
-    env = environment(["GIT_CONFIG_COUNT", "GIT_CONFIG_PARAMETERS", *extra])
-    command = [program("git"), *where, "config", "--list", "-z", "--show-scope", "--show-origin"]
+    extra = [name for name in environ if name.startswith(("GIT_CONFIG_KEY_", "GIT_CONFIG_VALUE_"))]
+    env = environment(environ, ["GIT_CONFIG_COUNT", "GIT_CONFIG_PARAMETERS", *extra])
+    command = [program("git", environ), *where, "config", "--list", "-z", "--show-scope", "--show-origin"]
     try:
         done = subprocess.run(command, capture_output=True, timeout=10, env=env, cwd=cwd, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -143,8 +159,3 @@ def settings(git_dir: Path | None, cwd: Path) -> list[Setting]:
         key, _, value = pair.partition("\n")
         found.append(Setting(key, value, scope, origin))
     return found
-
-
-def network_environment(*, prompts: bool) -> dict[str, str]:
-    """What git needs to reach a remote as the user would; prompts only where a person can answer."""
-    return environment(_NETWORK, GIT_TERMINAL_PROMPT="1" if prompts else "0")

@@ -13,6 +13,9 @@ from pathlib import Path
 from opsctl.errors import OpsError
 
 POLL_S = 0.01
+NOTICE_S = 1.0
+"""Who waits longer than this is told for whom."""
+
 STALE_S = 5.0
 """A ref lock younger than this may belong to a git that was just started and is not listed yet."""
 
@@ -23,14 +26,22 @@ STALE_UNSEEN_S = 60.0
 class RepoLock:
     """An exclusive `flock` in the common directory, waited for up to `wait_s` seconds. Raises `lock_busy`, `disk`.
 
-    While it is held its file names the holder; a holder that was killed leaves that mark, and the next one then
-    clears the ref locks that the dead one may have left (CR-01).
+    `tell` hears once, after `NOTICE_S`, who holds it. While it is held its file names the holder; a holder that was
+    killed leaves that mark, and the next one then clears the ref locks that the dead one may have left (CR-01).
     """
 
-    def __init__(self, common: Path, *, wait_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        common: Path,
+        *,
+        wait_s: float,
+        tell: Callable[[str], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._common = common
         self._path = common / "opsctl" / "lock"
         self._wait_s = wait_s
+        self._tell = tell
         self._clock = clock
         self._descriptor = -1
 
@@ -52,18 +63,24 @@ class RepoLock:
         return self
 
     def _wait(self) -> None:
-        deadline = self._clock() + self._wait_s
+        begin, tell = self._clock(), self._tell
         while True:
             try:
                 return fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                if self._clock() >= deadline:
-                    raise self._busy() from None
+                waited = self._clock() - begin
+                if waited >= self._wait_s:
+                    raise self._busy(self._holder()) from None
+                if tell and waited >= NOTICE_S:
+                    tell(self._holder())
+                    tell = None
                 time.sleep(POLL_S)
 
-    def _busy(self) -> OpsError:
+    def _holder(self) -> str:
         holder = os.pread(self._descriptor, 20, 0).decode("ascii", "replace").strip()
-        who = f"process {holder}" if holder.isdigit() else "another process"
+        return f"process {holder}" if holder.isdigit() else "another process"
+
+    def _busy(self, who: str) -> OpsError:
         hint = "wait for it and run the command again; OPSCTL_LOCK_WAIT sets the seconds to wait"
         return OpsError("lock_busy", f"{who} holds {self._path} for more than {self._wait_s:g} s", hint=hint)
 

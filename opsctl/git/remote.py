@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import tempfile
 import time
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opsctl.errors import OpsError
-from opsctl.git.command import Git, Setting, failed, network_environment
+from opsctl.git.command import Git, Setting, failed
 
 FETCH_LIMIT = 2 * 1024**3
 """Bytes of packs that one fetch may bring."""
@@ -80,7 +81,7 @@ def choose(settings: Sequence[Setting], name: str | None) -> Remote:
 def _refuse_programs(settings: Sequence[Setting]) -> None:
     for setting in settings:
         if not setting.is_own and _NOT_FROM_A_REPOSITORY.fullmatch(setting.key):
-            hint = f"if you want it, set it in your own configuration: git config --global {setting.key} …"
+            hint = f"if you want it, set it in your own configuration: git config --global {shlex.quote(setting.key)} …"
             message = (
                 f"the repository's own configuration sets {setting.key}, which could run a program or write a file"
             )
@@ -119,14 +120,15 @@ def fetch(git: Git, common: Path, remote: Remote, *, prompts: bool) -> None:
         ["fetch", "--quiet", *options, "--refmap=", "--upload-pack=git-upload-pack", "--", remote.url, *specs],
         guards=guards,
     )
-    status, stderr = _watched(argv, common / "objects" / "pack", prompts=prompts)
+    status, stderr = _watched(git, argv, common / "objects" / "pack", prompts=prompts)
     if status != 0:
         error = failed("fetch", stderr)
         code = "not_adopted" if b"fsck" in stderr or b"error in" in stderr else "remote_failed"
-        raise OpsError(code, f"{remote.name} could not be fetched", cause=error.cause, hint=f"git fetch {remote.name}")
+        hint = f"git fetch {shlex.quote(remote.name)}"
+        raise OpsError(code, f"{remote.name} could not be fetched", cause=error.cause, hint=hint)
 
 
-def _watched(argv: list[str], packs: Path, *, prompts: bool) -> tuple[int, bytes]:
+def _watched(git: Git, argv: list[str], packs: Path, *, prompts: bool) -> tuple[int, bytes]:
     """Run git, and stop it when it takes too long or brings too much."""
     known = {path.name for path in packs.glob("tmp_*")} if packs.is_dir() else set()
     with tempfile.TemporaryFile() as stderr:
@@ -135,7 +137,7 @@ def _watched(argv: list[str], packs: Path, *, prompts: bool) -> tuple[int, bytes
             stdin=None if prompts else subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=stderr,
-            env=network_environment(prompts=prompts),
+            env=git.network_environment(prompts=prompts),
         )
         end = time.monotonic() + TIMEOUT_S
         try:
@@ -184,7 +186,7 @@ def push(git: Git, remote: Remote, pushes: Sequence[Push], *, prompts: bool) -> 
         ["push", *_PUSH_OPTIONS, *leases, "--", remote.push_url, *specs],
         guards=["push.followTags=false", "push.pushOption="],
     )
-    env = network_environment(prompts=prompts)
+    env = git.network_environment(prompts=prompts)
     stdin = None if prompts else subprocess.DEVNULL
     try:
         done = subprocess.run(argv, stdin=stdin, capture_output=True, env=env, timeout=TIMEOUT_S, check=False)

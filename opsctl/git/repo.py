@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -127,7 +128,7 @@ class Repo:
         except (pygit2.GitError, ValueError) as error:
             raise OpsError("corrupt_object", f"{name} cannot be read", cause=str(error)) from None
         if found.type != pygit2.enums.ReferenceType.DIRECT:
-            hint = f"`opsctl doctor` shows it; remove it with `git symbolic-ref -d {name}`"
+            hint = f"`opsctl doctor` shows it; remove it with `git symbolic-ref -d {shlex.quote(name)}`"
             raise OpsError("ref_conflict", f"{name} is a symbolic ref; only direct refs are used", hint=hint)
         return str(found.target)
 
@@ -290,7 +291,7 @@ def _refuse_special_files(git_dir: Path) -> None:
 
 def _unopened(path: Path, cause: str) -> OpsError:
     if "owner" in cause or "owned by" in cause:
-        hint = f"if you trust it: git config --global --add safe.directory {os.path.realpath(path)}"
+        hint = f"if you trust it: git config --global --add safe.directory {shlex.quote(os.path.realpath(path))}"
         return OpsError("unsafe_owner", "the repository belongs to another user", cause=cause, hint=hint)
     if "extension" in cause or "object format" in cause or "version" in cause or "oid type" in cause:
         message = "this repository uses a format that opsctl does not read (SHA-256, reftable or a partial clone)"
@@ -332,5 +333,5 @@ def _held(path: Path) -> OpsError:
         age = f"{time.time() - path.stat().st_mtime:.0f} s old"
     except OSError:
         age = "gone by now"
-    hint = f"a git process may be at work; if none is: rm {os.fspath(path)!a}"
+    hint = f"a git process may be at work; if none is: rm {shlex.quote(os.fspath(path))}"
     return OpsError("lock_busy", f"{os.fspath(path)!a} is locked ({age})", hint=hint)

@@ -9,16 +9,17 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from opsctl import sshsig
 from opsctl.errors import OpsError
-from opsctl.git.command import Setting, program
+from opsctl.git.command import Setting, expanded, program
 from opsctl.sshsig import PublicKey, SignatureFormatError
 
 AGENT_S = 3.0
@@ -47,10 +48,13 @@ class Identity:
 class Signer:
     """Signs payloads with one identity. Use as a context: what it started for a passphrase ends with it."""
 
-    def __init__(self, identity: Identity, settings: Sequence[Setting], *, interactive: bool) -> None:
+    def __init__(
+        self, identity: Identity, settings: Sequence[Setting], environ: Mapping[str, str], *, interactive: bool
+    ) -> None:
         self.identity = identity
+        self._environ = environ
         self._program = _own(settings, "gpg.ssh.program")
-        self._timeout_s = _timeout(interactive)
+        self._timeout_s = _timeout(environ, interactive)
         self._interactive = interactive
         self._agent: str | None = None
         self._listed: bool | None = None
@@ -72,7 +76,9 @@ class Signer:
         if self._needs_passphrase() and not self._program:
             self._ask_once()
         if not self._program and self.identity.path and self._agent is None and not self._in_agent():
-            return self._run([program("ssh-keygen"), *_SIGN, "-f", os.fspath(self.identity.path)], payload)
+            return self._run(
+                [program("ssh-keygen", self._environ), *_SIGN, "-f", os.fspath(self.identity.path)], payload
+            )
         try:
             return self._with_folder(payload)
         except OSError as error:
@@ -84,13 +90,14 @@ class Signer:
             options = self._key_options(Path(folder))
             if self._program:
                 return self._by_program(self._program, Path(folder), options, payload)
-            return self._run([program("ssh-keygen"), *_SIGN, *options], payload)
+            return self._run([program("ssh-keygen", self._environ), *_SIGN, *options], payload)
 
     def _by_program(self, name: str, folder: Path, options: list[str], payload: bytes) -> bytes:
         """As git calls it: the data in a file, the signature beside it."""
         buffer = folder / "data"
         buffer.write_bytes(payload)
-        command = [os.path.expanduser(name) if os.path.isabs(os.path.expanduser(name)) else program(name)]
+        path = expanded(name, self._environ)
+        command = [path if os.path.isabs(path) else program(name, self._environ)]
         command += [*_SIGN, *options, os.fspath(buffer)]
         self._run(command, b"")
         try:
@@ -116,17 +123,17 @@ class Signer:
     def _in_agent(self) -> bool:
         """True if the user's agent has the key; asked once, for an agent that hangs costs seconds."""
         if self._listed is None:
-            self._listed = any(other.blob == self.key.blob for other in agent_keys())
+            self._listed = any(other.blob == self.key.blob for other in agent_keys(self._environ))
         return self._listed
 
     def _ask_once(self) -> None:
         """Start an agent of our own for the rest of the command and let ssh-add ask for the passphrase."""
         path = os.fspath(self.identity.path or "")
         if not self._interactive:
-            hint = f"unlock it first: ssh-add {path}"
+            hint = f"unlock it first: ssh-add {shlex.quote(path)}"
             raise OpsError("signing_failed", "the key has a passphrase and nobody is here to type it", hint=hint)
-        self._agent = self._closing.enter_context(_private_agent())
-        done = subprocess.run([program("ssh-add"), "-q", path], env=self._environment(), check=False)
+        self._agent = self._closing.enter_context(_private_agent(self._environ))
+        done = subprocess.run([program("ssh-add", self._environ), "-q", path], env=self._environment(), check=False)
         if done.returncode != 0:
             raise _failed("the passphrase was not accepted", "ssh-add")
 
@@ -153,24 +160,25 @@ class Signer:
         return done.stdout
 
     def _environment(self) -> dict[str, str]:
-        kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-        if self._interactive and "SSH_ASKPASS" in os.environ:
-            kept["SSH_ASKPASS"] = os.environ["SSH_ASKPASS"]
+        kept = {name: self._environ[name] for name in _KEPT if name in self._environ}
+        if self._interactive and "SSH_ASKPASS" in self._environ:
+            kept["SSH_ASKPASS"] = self._environ["SSH_ASKPASS"]
         return kept | ({"SSH_AUTH_SOCK": self._agent} if self._agent else {})
 
 
-def _timeout(interactive: bool) -> float:
-    given = os.environ.get("OPSCTL_SIGN_TIMEOUT", "")
+def _timeout(environ: Mapping[str, str], interactive: bool) -> float:
+    given = environ.get("OPSCTL_SIGN_TIMEOUT", "")
     if given and not (given.isdigit() and 1 <= int(given) <= 3600):
         raise OpsError("bad_config", f"OPSCTL_SIGN_TIMEOUT={given[:40]!a} is not a number of seconds from 1 to 3600")
     return float(given) if given else PERSON_S if interactive else MACHINE_S
 
 
 @contextlib.contextmanager
-def _private_agent() -> Iterator[str]:
+def _private_agent(environ: Mapping[str, str]) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="opsctl-agent-") as folder:
         socket = os.path.join(folder, "socket")
-        agent = subprocess.Popen([program("ssh-agent"), "-D", "-a", socket], stdout=subprocess.DEVNULL)
+        command = [program("ssh-agent", environ), "-D", "-a", socket]
+        agent = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=dict(environ))
         try:
             for _ in range(200):
                 if os.path.exists(socket):
@@ -188,18 +196,18 @@ def _failed(message: str, cause: str) -> OpsError:
     return OpsError("signing_failed", message, cause=cause, hint=hint)
 
 
-def identity(chosen: str | None, settings: Sequence[Setting], cwd: Path) -> Identity:
+def identity(chosen: str | None, settings: Sequence[Setting], cwd: Path, environ: Mapping[str, str]) -> Identity:
     """The key to sign with: the one chosen, else git's `user.signingkey`, else the only usable key of the agent.
 
     Raises `no_signing_key` with the command that makes a key.
     """
     if chosen:
-        return _from_setting(chosen, cwd, "chosen with --key")
+        return _from_setting(chosen, cwd, "chosen with --key", environ)
     values = [setting for setting in settings if setting.key == "user.signingkey"]
     formats = [setting.value for setting in settings if setting.key == "gpg.format"]
     if values and (formats[-1:] == ["ssh"] or _looks_like_ssh(values[-1].value)):
-        return _from_setting(values[-1].value, cwd, f"user.signingkey in {values[-1].origin}")
-    keys = agent_keys()
+        return _from_setting(values[-1].value, cwd, f"user.signingkey in {values[-1].origin}", environ)
+    keys = agent_keys(environ)
     if len(keys) == 1:
         return Identity(keys[0], None, "ssh-agent")
     if keys:
@@ -213,27 +221,28 @@ def _looks_like_ssh(value: str) -> bool:
     return value.startswith(("key::", "ssh-", "sk-", "ecdsa-", "/", "~", ".")) or value.endswith(".pub")
 
 
-def _from_setting(value: str, cwd: Path, source: str) -> Identity:
+def _from_setting(value: str, cwd: Path, source: str, environ: Mapping[str, str]) -> Identity:
     """A path to a private or public key, `key::<public key>`, or a literal public key."""
     literal = value.removeprefix("key::")
     if literal.startswith(("ssh-", "sk-ssh-", "sk-ecdsa-", "ecdsa-sha2-")):
         return Identity(_public(literal, source), None, source)
-    path = cwd / os.path.expanduser(value)
+    path = cwd / expanded(value, environ)
     private = path.with_suffix("") if path.suffix == ".pub" else path
     public = private.with_name(private.name + ".pub")
     try:
-        line = public.read_text(encoding="utf-8") if public.is_file() else _derived(private)
+        line = public.read_text(encoding="utf-8") if public.is_file() else _derived(private, environ)
     except (OSError, UnicodeDecodeError) as error:
         hint = f"name an existing key, or make one: {_MAKE}"
         raise OpsError("no_signing_key", f"{value!a} cannot be read ({source})", cause=str(error), hint=hint) from None
     return Identity(_public(line, source), private if private.is_file() else None, source)
 
 
-def _derived(private: Path) -> str:
+def _derived(private: Path, environ: Mapping[str, str]) -> str:
     if not private.is_file():
         raise FileNotFoundError(f"no such file: {private}")
-    command = [program("ssh-keygen"), "-y", "-P", "", "-f", os.fspath(private)]
-    done = subprocess.run(command, capture_output=True, timeout=AGENT_S, check=False, text=True)
+    command = [program("ssh-keygen", environ), "-y", "-P", "", "-f", os.fspath(private)]
+    env = dict(environ)
+    done = subprocess.run(command, capture_output=True, timeout=AGENT_S, check=False, text=True, env=env)
     if done.returncode != 0:
         raise OSError(f"{private} is no private key without a passphrase, and {private}.pub is missing")
     return done.stdout
@@ -247,12 +256,12 @@ def _public(line: str, source: str) -> PublicKey:
         raise OpsError("no_signing_key", message, cause=str(error), hint=f"make one that does: {_MAKE}") from None
 
 
-def agent_keys() -> list[PublicKey]:
+def agent_keys(environ: Mapping[str, str]) -> list[PublicKey]:
     """The keys of the user's ssh-agent that could sign; none when there is no agent, or it does not answer."""
-    environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    environment = {name: environ[name] for name in _KEPT if name in environ}
     if not environment.get("SSH_AUTH_SOCK"):
         return []
-    command = [program("ssh-add"), "-L"]
+    command = [program("ssh-add", environ), "-L"]
     try:
         done = subprocess.run(command, capture_output=True, timeout=AGENT_S, env=environment, check=False)
     except (subprocess.TimeoutExpired, OSError):
@@ -277,14 +286,15 @@ def is_encrypted(path: Path) -> bool:
     return any("ENCRYPTED" in line for line in lines[:3])
 
 
-def generate(path: Path, comment: str, *, interactive: bool) -> Path:
+def generate(path: Path, comment: str, environ: Mapping[str, str], *, interactive: bool) -> Path:
     """Make an Ed25519 key, asking for a passphrase where a person can answer. An existing key is kept."""
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     options = [] if interactive else ["-N", ""]
-    command = [program("ssh-keygen"), "-q", "-t", "ed25519", "-C", comment, "-f", os.fspath(path), *options]
-    done = subprocess.run(command, stdin=None if interactive else subprocess.DEVNULL, check=False)
+    command = [program("ssh-keygen", environ), "-q", "-t", "ed25519", "-C", comment, "-f", os.fspath(path), *options]
+    stdin = None if interactive else subprocess.DEVNULL
+    done = subprocess.run(command, stdin=stdin, env=dict(environ), check=False)
     if done.returncode != 0:
         raise OpsError("no_signing_key", "ssh-keygen made no key", hint=f"make one yourself: {_MAKE}")
     return path

@@ -137,7 +137,7 @@ class Approvals:
             raise OpsError("vote_blocked", f"{', '.join(sorted(no - {me}))} voted against this revision", hint=hint)
         if not any(me in need.eligible for need in quorum.needs):
             raise OpsError("role", f"{me} may not approve this", hint="`opsctl policy show` says who may")
-        authors = self._authors(quorum, members, draft)
+        authors = self.authors(quorum, members, draft)
         if me in authors:
             hint = "the policy has separation_of_duties: another approver has to sign"
             raise OpsError("role", f"{me} wrote this draft and does not count as its approver", hint=hint)
@@ -150,7 +150,8 @@ class Approvals:
         tally = Tally(tuple(sorted(counted)), needed, tuple(waiting))
         return Outcome(draft.ulid, draft.digest, None, tally, already=me in yes)
 
-    def _authors(self, quorum: Quorum, members: Topic, draft: Draft) -> set[str]:
+    def authors(self, quorum: Quorum, members: Topic, draft: Draft) -> set[str]:
+        """Who wrote a draft and does not count. Raises `bad_signature` where that is not proven."""
         try:
             return quorum.authors(members)
         except Violation as fault:

@@ -61,6 +61,7 @@ class Base:
         now: Callable[[], datetime],
         interactive: bool = False,
         progress: Progress | None = None,
+        waiting: Callable[[str], None] | None = None,
         key: str | None = None,
         uptime: Uptime = uptime,
     ) -> None:
@@ -71,10 +72,11 @@ class Base:
         self.interactive = interactive
         self.progress = progress
         self.repo = Repo(path)
-        self.store = Store(self.repo, now=now, lock_wait_s=_seconds(environ, "OPSCTL_LOCK_WAIT", _LOCK_WAIT_S))
+        wait_s = _seconds(environ, "OPSCTL_LOCK_WAIT", _LOCK_WAIT_S)
+        self.store = Store(self.repo, now=now, lock_wait_s=wait_s, waiting=waiting)
         self.places = Places.of(environ)
         self.pins = Pins(self.places)
-        self.chosen_key = os.path.abspath(os.path.expanduser(key)) if key else None
+        self.chosen_key = os.path.abspath(command.expanded(key, environ)) if key else None
         self._closing = contextlib.ExitStack()
         self._histories: dict[str, History] = {}
 
@@ -109,7 +111,7 @@ class Base:
     @cached_property
     def settings(self) -> Sequence[command.Setting]:
         """Git's configuration."""
-        return command.settings(self.repo.git_dir, self.path if self.path.is_dir() else Path("/"))
+        return command.settings(self.repo.git_dir, self.path if self.path.is_dir() else Path("/"), self.environ)
 
     def setting(self, key: str) -> str | None:
         """The last value of a git setting, from any scope."""
@@ -141,8 +143,9 @@ class Base:
 
         pin = self.pins.find(self.repo.common)
         chosen = self.chosen_key or self.environ.get("OPSCTL_SIGNING_KEY") or (pin.key if pin else None)
-        identity = signing.identity(chosen, self.settings, self.path)
-        return self._closing.enter_context(signing.Signer(identity, self.settings, interactive=self.interactive))
+        identity = signing.identity(chosen, self.settings, self.path, self.environ)
+        signer = signing.Signer(identity, self.settings, self.environ, interactive=self.interactive)
+        return self._closing.enter_context(signer)
 
     def choose_key(self, path: str) -> None:
         """Sign with this key file from now on."""

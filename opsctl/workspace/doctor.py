@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -57,8 +58,8 @@ class Doctor:
             return [Check("problem", part.__name__.strip("_"), error.message, error.hint)]
 
     def _versions(self, _: bool) -> Iterator[Check]:
-        git = _first_line([command.program("git"), "--version"])
-        ssh = _first_line([command.program("ssh"), "-V"])
+        git = self._first_line("git", "--version")
+        ssh = self._first_line("ssh", "-V")
         libraries = ", ".join(f"{name} {found}" for name, found in library_versions().items())
         words = f"opsctl {__version__}, Python {platform.python_version()}, {git}, {ssh}, {libraries}"
         yield Check("ok", "versions", words)
@@ -84,7 +85,7 @@ class Doctor:
             if (self._repo.common / name).exists():
                 yield Check("note", "history", f"{name} cuts the history of this clone", "git fetch --unshallow")
         for ref in self._repo.symbolic_refs("refs/heads/ops/"):
-            hint = f"git symbolic-ref -d {ref}"
+            hint = f"git symbolic-ref -d {shlex.quote(ref)}"
             yield Check("problem", "symbolic", f"{ref} is symbolic; only direct refs count", hint)
         for short in ("ops/approved", "ops/drafts"):
             for form in _SHADOWS:
@@ -214,13 +215,11 @@ class Doctor:
             return
         folder = remote.is_local(where)
         if folder:
-            value = _first_line(
-                [command.program("git"), "-C", os.fspath(folder), "config", "receive.denyNonFastForwards"]
-            )
+            value = self._first_line("git", "-C", os.fspath(folder), "config", "receive.denyNonFastForwards")
             if value != "true":
-                hint = f"git -C {folder} config receive.denyNonFastForwards true"
+                hint = f"git -C {shlex.quote(str(folder))} config receive.denyNonFastForwards true"
                 yield Check("note", "remote", f"{where.name} lets a push rewrite its branches", hint)
-        hint = "docs/how-to/protect-a-remote.md"
+        hint = "where the remote can: protect ops/approved and ops/drafts from forced pushes and deletion"
         yield Check(
             "note",
             "remote",
@@ -228,11 +227,13 @@ class Doctor:
             hint,
         )
 
-
-def _first_line(argv: list[str]) -> str:
-    try:
-        done = subprocess.run(argv, capture_output=True, timeout=5, env=command.environment(), check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return f"{argv[0]} does not answer"
-    lines = (done.stdout or done.stderr).decode("utf-8", "replace").splitlines()
-    return lines[0].strip() if lines else ""
+    def _first_line(self, name: str, *arguments: str) -> str:
+        """What a program says first."""
+        argv = [command.program(name, self._base.environ), *arguments]
+        env = command.environment(self._base.environ)
+        try:
+            done = subprocess.run(argv, capture_output=True, timeout=5, env=env, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return f"{argv[0]} does not answer"
+        lines = (done.stdout or done.stderr).decode("utf-8", "replace").splitlines()
+        return lines[0].strip() if lines else ""

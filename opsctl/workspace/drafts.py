@@ -5,23 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import Any
 
 from opsctl import document as documents
 from opsctl import ids, secretscan
 from opsctl.errors import OpsError
 from opsctl.gitobject import Entry
-from opsctl.models import Document, Draft, Revision, RunSettings, Target
+from opsctl.models import STATUSES, Document, Draft, Revision, RunSettings, Target
 from opsctl.workspace.base import Base
 from opsctl.workspace.decisions import already
 from opsctl.workspace.desk import Desk
 from opsctl.workspace.topics import Topics
 from opsctl.workspace.working import Staged, WorkingSide
-
-if TYPE_CHECKING:
-    pass
-
-STATUSES = ("draft", "approved", "rejected", "error", "revoked")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,22 +87,26 @@ class Drafts:
         *,
         prompt: str | None = None,
         title: str | None = None,
+        labels: tuple[str, ...] | None = None,
+        context: Mapping[str, str] | None = None,
+        paths: tuple[str, ...] | None = None,
         data: bytes | None = None,
         expect: str | None = None,
         allow_secrets: frozenset[str] = frozenset(),
     ) -> tuple[Draft, bool]:
-        """Give a pending draft a new revision: another prompt or title, or a whole new file.
+        """Give a pending draft a new revision: what is given replaces what was there; `data` is a whole new file.
 
         Returns the draft and whether anything changed. Raises `already_decided`, `stale_revision`, and what `create`
         raises.
         """
         changed = False
+        given = {"prompt": prompt, "title": title or None, "labels": labels, "context": context}
 
         def build() -> Staged | None:
             nonlocal changed
             before = self.require_pending(ulid, "edited")
             check_expected(before, expect)
-            new = data if data is not None else documents.build(_revised(before, prompt, title))
+            new = data if data is not None else documents.build(_revised(before, given, paths))
             document = documents.parse(new)
             if document.ulid != ulid:
                 raise OpsError("bad_document", f"the file's id is d_{document.ulid}; it must stay d_{ulid}")
@@ -232,6 +231,10 @@ class Drafts:
                 return self._desk.signed_bytes(decision)
         return self._repo.blob(draft.blob)
 
+    def text(self, blob: str) -> str:
+        """The text of a revision, named by its blob as `Draft` and `Revision` do."""
+        return self._repo.blob(blob).decode("utf-8", "replace")
+
     def require_pending(self, ulid: str, verb: str) -> Draft:
         """The draft if it is pending. Raises `already_decided`."""
         draft = self._desk.draft(ulid)
@@ -272,11 +275,12 @@ def check_expected(draft: Draft, expect: str | None) -> None:
         )
 
 
-def _revised(before: Draft, prompt: str | None, title: str | None) -> Document:
+def _revised(before: Draft, given: Mapping[str, Any], paths: tuple[str, ...] | None) -> Document:
     if before.error:
         raise OpsError("bad_document", before.error, hint=f"mend the whole file: opsctl edit d_{before.ulid}")
-    document = before.document
-    return replace(document, prompt=document.prompt if prompt is None else prompt, title=title or document.title)
+    target = before.document.target
+    changes = {name: value for name, value in given.items() if value is not None}
+    return replace(before.document, **changes, target=target if paths is None else replace(target, paths=paths))
 
 
 def _allowed(data: bytes, allowed: frozenset[str]) -> dict[str, str]:

@@ -66,7 +66,7 @@ class Executing:
         self._runs = runs
         self._book = book
         self._repo = base.repo
-        self._git = Git(base.repo.common)
+        self._git = Git(base.repo.common, base.environ)
 
     def carry_out(self, made: Run, hold: Hold, settings: Settings, watch: Watch) -> Run:
         """Carry out a run that was just made. Returns it in its terminal state.
@@ -102,7 +102,8 @@ class Executing:
         runner = load(self._base.places).get(terms.runner)
         clones = self._base.places.clones(self._repo.common)
         sweep(clones, self._base.memory().folder)
-        clone = PrivateClone(clones / f"r_{made.ulid}", self._repo.common, self._name(), environment())
+        sealed = environment(self._base.environ)
+        clone = PrivateClone(clones / f"r_{made.ulid}", self._repo.common, self._name(), sealed)
         work = _Work(made, approved, terms, runner, clone, terms.target.base or self._default_base())
         try:
             places, hides = self._base.places, [self._repo.common]

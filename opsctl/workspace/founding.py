@@ -103,7 +103,7 @@ class Founding:
 
     def _generate(self, who: tuple[str, str]) -> None:
         path = self._base.places.config / "signing_key"
-        made = signing.generate(path, who[1], interactive=self._base.interactive)
+        made = signing.generate(path, who[1], self._base.environ, interactive=self._base.interactive)
         self._base.choose_key(str(made))
 
     def _stage_root(self, who: tuple[str, str], audience: str | None) -> str:
@@ -180,7 +180,8 @@ class Founding:
         remote = remotes.choose(self._base.settings, name)
         found: dict[str, str] = {}
         try:
-            remotes.fetch(Git(self._repo.common), self._repo.common, remote, prompts=self._base.interactive)
+            git = Git(self._repo.common, self._base.environ)
+            remotes.fetch(git, self._repo.common, remote, prompts=self._base.interactive)
             mirror = remotes.mirror(remote)
             for ref, oid in self._repo.refs(mirror).items():
                 rest = ref.removeprefix(mirror)

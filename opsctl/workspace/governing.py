@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from opsctl import planfile, policyfile
 from opsctl.errors import OpsError
@@ -17,6 +18,21 @@ from opsctl.workspace.decisions import Decided, Decisions, decision_trailers
 from opsctl.workspace.desk import Desk
 
 _EPOCH = re.compile(rb"^epoch\s*=\s*\d+", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A change of the policy that nobody has signed yet: the policies and the exact files, before and after."""
+
+    before: Policy
+    after: Policy
+    file: bytes
+    data: bytes
+
+    @property
+    def is_change(self) -> bool:
+        """False when nothing but the epoch differed."""
+        return self.data != self.file
 
 
 class Governing:
@@ -51,30 +67,50 @@ class Governing:
                 )
         return plan, self._change("plan", f"plan: {plan.title}", {PLAN_PATH: data}, reason)
 
-    def set_policy(self, data: bytes, *, reason: str | None = None) -> tuple[Policy, Decision | None]:
-        """Sign a new policy; its epoch is raised here. None when nothing but the epoch differs. Raises `bad_policy`."""
+    def propose_policy(self, data: bytes) -> Proposal:
+        """What `sign_policy` would sign: the file with its epoch raised. Raises `bad_policy`, `below_threshold`."""
         now, file = self.policy()
         if _EPOCH.sub(b"epoch = 0", data) == _EPOCH.sub(b"epoch = 0", file):
-            return now, None
+            return Proposal(now, now, file, file)
         data = _EPOCH.sub(b"epoch = %d" % (now.epoch + 1), data)
         policy = policyfile.parse(data)
         if now.highest_threshold > 1:
             hint = "opsctl cannot collect these signatures yet; that comes with a later release"
             message = f"a change of this policy needs {now.highest_threshold} signatures"
             raise OpsError("below_threshold", message, hint=hint)
-        files = {POLICY_PATH: data, SIGNERS_PATH: policyfile.allowed_signers(policy)}
-        return policy, self._change("policy", f"policy: epoch {policy.epoch}", files, reason)
+        return Proposal(now, policy, file, data)
+
+    def sign_policy(self, proposal: Proposal, *, reason: str | None = None) -> Decision | None:
+        """Sign what was proposed; None when it changes nothing. Raises `stale_revision` if another policy landed."""
+        if not proposal.is_change:
+            return None
+        policy = proposal.after
+        files = {POLICY_PATH: proposal.data, SIGNERS_PATH: policyfile.allowed_signers(policy)}
+        return self._change("policy", f"policy: epoch {policy.epoch}", files, reason, instead_of=proposal.before)
+
+    def set_policy(self, data: bytes, *, reason: str | None = None) -> tuple[Policy, Decision | None]:
+        """Propose and sign in one step: the policy then in force, and the decision if there is one."""
+        proposal = self.propose_policy(data)
+        return proposal.after, self.sign_policy(proposal, reason=reason)
 
     def _file(self, gate: Gate, path: str) -> bytes | None:
         entry = lookup(self._base.repo, gate.standing.tree, path)
         return self._base.repo.blob(entry.oid) if entry else None
 
-    def _change(self, kind: str, subject: str, files: dict[str, bytes], reason: str | None) -> Decision | None:
+    def _change(
+        self,
+        kind: str,
+        subject: str,
+        files: dict[str, bytes],
+        reason: str | None,
+        instead_of: Policy | None = None,
+    ) -> Decision | None:
+        """Sign files of `ops/approved`; `instead_of` is the policy that the change was made from."""
         seen: dict[str, Entry | None] = {}
 
         def make(gate: Gate) -> Decided | None:
             found = {path: lookup(self._base.repo, gate.standing.tree, path) for path in files}
-            if seen and seen != found:
+            if (seen and seen != found) or (instead_of and gate.policy.digest != instead_of.digest):
                 hint = f"look at it and set yours again: opsctl {kind} show"
                 raise OpsError("stale_revision", f"the {kind} was changed meanwhile", hint=hint)
             seen.update(found)

@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from opsctl import ids, runrecord, runterms
@@ -22,7 +23,7 @@ from opsctl.runterms import Terms, Wish
 from opsctl.workspace.base import Base
 from opsctl.workspace.desk import Desk
 from opsctl.workspace.hold import Hold
-from opsctl.workspace.runbook import Runbook, unknown
+from opsctl.workspace.runbook import Runbook, live_log, unknown
 
 RESULT_LIMIT = 4 * 1024 * 1024
 """Bytes of a result that a worker may hand in."""
@@ -169,6 +170,10 @@ class Runs:
             raise OpsError("revoked", message, hint=f"`opsctl log {item}` shows the decisions")
         return self._desk.approved(item)[0]
 
+    def live_log(self, ulid: str) -> Path:
+        """Where the output of a run appears while it goes on."""
+        return live_log(self._repo.common, ulid)
+
     def _check_base(self, terms: Terms, *, at_base: bool) -> None:
         target = terms.target
         if target.base and not self._repo.exists(target.base):
@@ -176,7 +181,7 @@ class Runs:
         tip = self._repo.resolve(target.branch) if target.branch else None
         if at_base or not target.base or tip is None or tip == target.base:
             return
-        changed = changed_paths(Git(self._repo.common), target.base, tip)
+        changed = changed_paths(Git(self._repo.common, self._base.environ), target.base, tip)
         stale = [path for path in changed if runterms.is_within(path, target.paths)]
         if stale:
             message = f"{target.branch} has changed {len(stale)} of the item's files, such as {stale[0]}"

@@ -7,6 +7,7 @@ made them; until that is done they are kept in a small file, so that a crash for
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 
@@ -54,7 +55,9 @@ class Synced:
 
     remote: str
     received: int
-    published: int
+    published: tuple[str, ...]
+    """The refs that the remote has from here now; those of decided topics, which went there too, are left out."""
+
     closed_again: tuple[str, ...]
     left_open: tuple[str, ...]
     notices: tuple[str, ...]
@@ -78,7 +81,7 @@ class Syncing:
         self._approvals = approvals
         self._governing = governing
         self._repo = base.repo
-        self._git = Git(base.repo.common)
+        self._git = Git(base.repo.common, base.environ)
         self._union = Union(base, desk, topics, working, self._git)
 
     def sync(self, name: str | None, tell: Callable[[str], None]) -> Synced:
@@ -100,14 +103,13 @@ class Syncing:
             pushes = self._pushes(remote)
             if not pushes:
                 break
-            tell(f"pushing {len(pushes)} ref{'s' * (len(pushes) > 1)} to {remote.name}")
+            tell(f"pushing to {remote.name}")
             refusal = remotes.push(self._git, remote, pushes, prompts=self._base.interactive)
             if refusal is None:
                 self._mirror(remote, pushes)
                 self._confirmed()
-                return Synced(
-                    remote.name, received, len(pushes), tuple(closed), tuple(left), tuple(self._union.notices)
-                )
+                refs = tuple(push.ref for push in pushes if push.new)
+                return Synced(remote.name, received, refs, tuple(closed), tuple(left), tuple(self._union.notices))
             if not _lost_race(refusal):
                 hint = "the decision is kept here; talk to who runs the remote, then `opsctl sync` again"
                 raise OpsError("not_published", f"{remote.name} refused the push", cause=refusal, hint=hint)
@@ -115,7 +117,7 @@ class Syncing:
             hint = "run `opsctl sync` again"
             raise OpsError("not_published", f"others kept pushing to {remote.name} first", hint=hint)
         self._confirmed()
-        return Synced(remote.name, received, 0, tuple(closed), tuple(left), tuple(self._union.notices))
+        return Synced(remote.name, received, (), tuple(closed), tuple(left), tuple(self._union.notices))
 
     # -- ops/approved -------------------------------------------------------------------------------------------
 
@@ -222,7 +224,9 @@ class Syncing:
         except FileNotFoundError:
             return []
         except (ValueError, TypeError) as error:
-            raise OpsError("bad_config", f"{path} cannot be read", cause=str(error), hint=f"rm {path}") from None
+            raise OpsError(
+                "bad_config", f"{path} cannot be read", cause=str(error), hint=f"rm {shlex.quote(str(path))}"
+            ) from None
 
     def waiting(self) -> int:
         """How many decisions still have to be signed again."""
