@@ -4,9 +4,11 @@ an old library, what a revocation takes away, and the same answer from every pla
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from opsctl import ids
 from opsctl.errors import OpsError
 from opsctl.git.repo import LEAST_LIBGIT2
 from opsctl.models import Finding, approved_json, draft_json
+from opsctl.workspace.drafts import NewDraft
 
 CANARY = "Move the vault to the cellar at noon."
 
@@ -189,6 +192,40 @@ def test_cc_19_what_was_listed_is_gone_for_the_next_command_once_it_is_revoked(s
     with site.ws() as ws, pytest.raises(OpsError) as caught:
         ws.approvals.get(ulid)
     assert caught.value.code == "already_decided"
+
+
+def test_cc_20_doctor_names_the_tip_that_was_lost_and_the_newest_decision_that_is_left(site: Site) -> None:
+    first, second = draft(site, "One."), draft(site, "Two.")
+    with site.ws() as ws:
+        ws.approvals.approve(first)
+    good = site.tip()
+    with site.ws() as ws:
+        ws.approvals.approve(second)
+    lost = site.tip()
+    (site.path / ".git/objects" / lost[:2] / lost[2:]).unlink()
+    for tip in (lost, good):
+        (site.path / ".git/refs/heads/ops/approved").write_text(tip + "\n")
+        shown = site.cli("show", f"a_{first}")
+        assert (shown.returncode, shown.stdout) == (5, "")
+        done = site.cli("doctor")
+        assert done.returncode == 5
+        assert f"{lost} is not in this clone any more; the newest that is: {good}" in done.stdout
+
+
+def test_rm_16_status_shows_the_age_of_the_newest_decision_however_often_a_frozen_remote_confirms(
+    site: Site, tmp_path: Path
+) -> None:
+    site.home.git("init", "-q", "--bare", str(tmp_path / "hub.git"))
+    site.git("remote", "add", "origin", str(tmp_path / "hub.git"))
+    old = datetime.now(UTC) - timedelta(days=12)
+    with site.ws(now=lambda: old) as ws:
+        ws.approvals.approve(ws.drafts.create(NewDraft("One.")).ulid)
+    for _ in range(2):
+        site.ok("sync")
+    told = row(site, "status")
+    assert told["last_decision"] == old.strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert told["last_sync"] > told["last_decision"]
+    assert re.search(r"last decision +12 d", site.ok("status"))
 
 
 # -- GT-25 --------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import typer
 from opsctl.cli.app import command
 from opsctl.cli.session import Session, age, many
 from opsctl.errors import EXIT, OpsError
+from opsctl.models import utc
 
 
 def register(app: typer.Typer) -> None:
@@ -22,7 +23,7 @@ def register(app: typer.Typer) -> None:
             session.emit(row)
         else:
             for name, value in row.items():
-                if name == "last_sync" and value:
+                if name in ("last_sync", "last_decision") and value:
                     value = f"{age(datetime.fromisoformat(str(value)))} ago"
                 if value not in (None, [], {}, 0, ""):
                     shown = "; ".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -59,10 +60,12 @@ def _around(session: Session) -> dict[str, object]:
         me: str | None = workspace.approvals.me(gate)
     except OpsError as error:
         me = f"nobody ({error.message})"
-    mark = workspace.memory().load()
+    mark, ledger = workspace.memory().load(), workspace.desk.now.ledger
+    newest = next(iter(ledger.decisions(gate.scratch.upto)), None)
     behind = [one.count - gate.count for one in workspace.memory().neighbours() if one.count > gate.count]
     return {
         "you_are": me,
+        "last_decision": utc(newest.at) if newest else None,
         "last_sync": mark.at if mark else None,
         "not_published": [
             f"{many(count, 'decision')} ({name})" for name, count in workspace.syncing.unpublished() if count
