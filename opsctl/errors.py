@@ -80,6 +80,7 @@ CODES: dict[str, tuple[str, str]] = {
     "lock_busy": ("environment", "another process holds the lock"),
     "checked_out": ("environment", "an ops branch is checked out in a work tree"),
     "disk": ("environment", "the disk is full, read-only or failing"),
+    "no_memory": ("environment", "this process may not have as much memory as it needs"),
     "git_failed": ("environment", "git ended with an error"),
     "remote_failed": ("environment", "the remote could not be reached or did not answer in time"),
     "no_runner": ("environment", "no such runner is configured on this machine"),

@@ -166,6 +166,8 @@ def run(arguments: Sequence[str]) -> int:
         return ended.code if isinstance(ended.code, int) and ended.code != 1 else 141
     except OpsError as error:
         return report(error, as_json=as_json)
+    except MemoryError:
+        return report(OpsError("no_memory", "not enough memory", hint="see `ulimit -v`"), as_json=as_json)
     except RecursionError:
         return report(OpsError("bad_input", "the input is nested too deeply"), as_json=as_json)
     except OSError as error:

@@ -70,7 +70,7 @@ def _named(session: Session, argument: str, expect: str | None, yes: bool) -> tu
     wanted = digest if at else expect
     _, ulid = session.workspace.resolve(identifier)
     draft = session.workspace.drafts.get(ulid)
-    if wanted is None and yes and draft.status == "draft" and draft.revision > 1:
+    if wanted is None and yes and draft.status == "draft" and draft.revision > 1 and draft.digest:
         raise OpsError(
             "expect_required",
             f"d_{ulid} had {draft.revision} revisions; --yes needs the one that you read",

@@ -47,6 +47,7 @@ def _spoken(found: Status) -> dict[str, str]:
     behind = f"another clone here has seen {found.behind} more decisions; opsctl sync"
     return {
         "drift": "; ".join(found.drift),
+        "last_decision": f"{age(datetime.fromisoformat(found.last_decision))} ago" if found.last_decision else "",
         "last_sync": f"{age(datetime.fromisoformat(found.last_sync))} ago" if found.last_sync else "",
         "not_published": "; ".join(lacking),
         "behind": behind if found.behind else "",

@@ -8,20 +8,14 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
-import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from opsctl.errors import OpsError
+from opsctl.git import watch
 from opsctl.git.command import Git, Setting, failed
 
-FETCH_LIMIT = 2 * 1024**3
-"""Bytes of packs that one fetch may bring."""
-
-TIMEOUT_S = 600.0
 _NOT_FROM_A_REPOSITORY = re.compile(
     r"core\.(sshcommand|gitproxy)|credential\..*|remote\..*\.(vcs|uploadpack|receivepack|proxy)|url\..*|"
     r"http\.(?!(.*\.)?(postbuffer|lowspeed\w+|version|extraheader|sslverify|sslcainfo|maxrequests)$).*",
@@ -38,6 +32,9 @@ _PUSH_OPTIONS = (
     "--recurse-submodules=no",
     "--receive-pack=git-receive-pack",
 )
+_STAY = "http.followRedirects=false"
+"""Git 2.39 sends the first host's password on to the second, once it has it and is not asked again (RM-17)."""
+
 _SCHEMES = ("https://", "http://", "ssh://", "git://", "file://", "git+ssh://")
 
 
@@ -111,6 +108,7 @@ def fetch(git: Git, common: Path, remote: Remote, *, prompts: bool) -> None:
     specs = [f"+refs/heads/ops/*:{to}heads/*", f"+refs/ops/topics/*:{to}topics/*", f"+refs/notes/ops/*:{to}notes/*"]
     options = ["--prune", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-maintenance"]
     guards = [
+        _STAY,
         "fetch.fsckObjects=true",
         "transfer.fsckObjects=true",
         "fetch.unpackLimit=1",
@@ -120,7 +118,7 @@ def fetch(git: Git, common: Path, remote: Remote, *, prompts: bool) -> None:
         ["fetch", "--quiet", *options, "--refmap=", "--upload-pack=git-upload-pack", "--", remote.url, *specs],
         guards=guards,
     )
-    status, stderr = _watched(git, argv, common / "objects" / "pack", prompts=prompts)
+    status, _, stderr = watch.run(git, argv, common / "objects" / "pack", prompts=prompts)
     if status != 0:
         error = failed("fetch", stderr)
         code = "not_adopted" if b"fsck" in stderr or b"error in" in stderr else "remote_failed"
@@ -128,54 +126,7 @@ def fetch(git: Git, common: Path, remote: Remote, *, prompts: bool) -> None:
         raise OpsError(code, f"{remote.name} could not be fetched", cause=error.cause, hint=hint)
 
 
-def _watched(git: Git, argv: list[str], packs: Path, *, prompts: bool) -> tuple[int, bytes]:
-    """Run git, and stop it when it takes too long or brings too much."""
-    known = {path.name for path in packs.glob("tmp_*")} if packs.is_dir() else set()
-    with tempfile.TemporaryFile() as stderr:
-        process = subprocess.Popen(
-            argv,
-            stdin=None if prompts else subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=stderr,
-            env=git.network_environment(prompts=prompts),
-        )
-        end = time.monotonic() + TIMEOUT_S
-        try:
-            while process.poll() is None:
-                if time.monotonic() > end:
-                    raise OpsError(
-                        "remote_failed", f"the remote took more than {TIMEOUT_S:g} s", hint="try again later"
-                    )
-                if _size(packs, known) > FETCH_LIMIT:
-                    message = f"the remote sent more than {FETCH_LIMIT // 1024**3} GiB"
-                    raise OpsError("not_adopted", message, hint="look at the remote")
-                try:
-                    process.wait(0.2)
-                except subprocess.TimeoutExpired:
-                    continue
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-                for path in packs.glob("tmp_*"):
-                    if path.name not in known:
-                        path.unlink(missing_ok=True)
-        stderr.seek(0)
-        return process.returncode, stderr.read(1024 * 1024)
-
-
-def _size(packs: Path, known: set[str]) -> int:
-    total = 0
-    for path in packs.glob("tmp_*"):
-        if path.name not in known:
-            try:
-                total += path.stat().st_size
-            except OSError:
-                continue
-    return total
-
-
-def push(git: Git, remote: Remote, pushes: Sequence[Push], *, prompts: bool) -> str | None:
+def push(git: Git, common: Path, remote: Remote, pushes: Sequence[Push], *, prompts: bool) -> str | None:
     """Push all refs or none. Returns None when the remote took them, else why it did not, in one line.
 
     Raises `remote_failed` when it could not be reached.
@@ -184,22 +135,17 @@ def push(git: Git, remote: Remote, pushes: Sequence[Push], *, prompts: bool) -> 
     specs = [f"{one.new or ''}:{one.ref}" for one in pushes]
     argv = git.argv(
         ["push", *_PUSH_OPTIONS, *leases, "--", remote.push_url, *specs],
-        guards=["push.followTags=false", "push.pushOption="],
+        guards=[_STAY, "push.followTags=false", "push.pushOption="],
     )
-    env = git.network_environment(prompts=prompts)
-    stdin = None if prompts else subprocess.DEVNULL
-    try:
-        done = subprocess.run(argv, stdin=stdin, capture_output=True, env=env, timeout=TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired:
-        raise OpsError("remote_failed", f"the remote took more than {TIMEOUT_S:g} s", hint="run sync again") from None
-    if done.returncode == 0:
+    status, stdout, stderr = watch.run(git, argv, common / "objects" / "pack", prompts=prompts)
+    if status == 0:
         return None
-    refused = [line for line in done.stdout.decode("utf-8", "replace").splitlines() if line.startswith("!")]
-    said = [line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.startswith("remote:")]
-    if refused or said or b"atomic" in done.stderr:
+    refused = [line for line in stdout.decode("utf-8", "replace").splitlines() if line.startswith("!")]
+    said = [line for line in stderr.decode("utf-8", "replace").splitlines() if line.startswith("remote:")]
+    if refused or said or b"atomic" in stderr:
         lines = [line.split("\t")[-1] for line in refused if "atomic push failed" not in line]
-        return "; ".join([*lines[:3], *said[:3]]) or failed("push", done.stderr).cause or "the push was refused"
-    cause = failed("push", done.stderr).cause
+        return "; ".join([*lines[:3], *said[:3]]) or failed("push", stderr).cause or "the push was refused"
+    cause = failed("push", stderr).cause
     raise OpsError("remote_failed", f"{remote.name} could not be reached", cause=cause, hint="run `opsctl sync` again")
 
 

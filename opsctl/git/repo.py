@@ -21,6 +21,9 @@ LEAST_LIBGIT2 = (1, 9, 7)
 BLOB_LIMIT = 256 * 1024
 _META_LIMIT = 16 * 1024 * 1024
 _COMMIT_LIMIT = 256 * 1024
+_NO_MEMORY = ("Cannot allocate memory", "failed to init zlib", "out of memory")
+"""How libgit2 says that it got none; the object is as good as ever (CR-27)."""
+
 _KINDS = {1: COMMIT, 2: TREE, 3: BLOB, 4: "tag"}
 
 
@@ -319,6 +322,8 @@ def _missing(oid: str, error: Exception) -> OpsError:
     if isinstance(error, KeyError):
         hint = "`opsctl doctor` names what is affected; fetch it again or restore a backup"
         return OpsError("corrupt_object", f"object {oid} is missing", hint=hint)
+    if any(sign in str(error) for sign in _NO_MEMORY):
+        return OpsError("no_memory", f"object {oid} needs more memory", cause=str(error), hint="see `ulimit -v`")
     return loose.damaged(oid, str(error))
 
 

@@ -118,9 +118,10 @@ class Doctor:
             hint = f"git update-ref {APPROVED} {target} {now}".strip()
             yield Check("problem", "last good tip", f"{target} (now: {now[:12] or 'none'})", hint)
         elif target:
-            yield Check(
-                "problem", "last good tip", f"{target} is not in this clone any more", "opsctl sync, or a backup"
-            )
+            known = (one.commit for one in ledger.decisions(ledger.count - 1) if self._repo.exists(one.commit))
+            rest = next((f"; the newest that is: {commit}" for commit in known), "")
+            message = f"{target} is not in this clone any more{rest}"
+            yield Check("problem", "last good tip", message, "opsctl sync, or a backup")
 
     def _drift(self, fix: bool) -> Iterator[Check]:
         if self._repo.ref(DRAFTS) is None and not fix:

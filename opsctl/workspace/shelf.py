@@ -17,7 +17,7 @@ _NAME, _STATE = "pending", "listed"
 _LAYOUT = " ".join((*Document.__slots__, *RunSettings.__slots__, *Target.__slots__, *Draft.__slots__, *Vote.__slots__))
 """Rows of another layout are not understood, so they are not read."""
 
-_LIMIT = 8 * 1024 * 1024
+_LIMIT = 32 * 1024 * 1024
 
 
 class Shelf:

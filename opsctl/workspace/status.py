@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 
 from opsctl.errors import OpsError
+from opsctl.models import utc
 from opsctl.workspace.approvals import Approvals
 from opsctl.workspace.base import Base, Gate
 from opsctl.workspace.desk import Desk
@@ -31,6 +32,9 @@ class Status:
     drift: tuple[str, ...]
     you_are: str | None = None
     """The principal whose key signs here, or `nobody` and why."""
+
+    last_decision: str | None = None
+    """When the newest decision was made, by its signer's clock, UTC."""
 
     last_sync: str | None = None
     """When a remote last brought or confirmed something, UTC."""
@@ -67,21 +71,23 @@ def read(base: Base, desk: Desk, approvals: Approvals, syncing: Syncing) -> Stat
         closed=len(desk.now.closed),
         drift=tuple(f"{path} {what}" for path, what in state.drift.items()),
     )
-    return _with_people(status, base, gate, approvals, syncing) if gate else status
+    return _with_people(status, base, desk, gate, approvals, syncing) if gate else status
 
 
-def _with_people(status: Status, base: Base, gate: Gate, approvals: Approvals, syncing: Syncing) -> Status:
+def _with_people(status: Status, base: Base, desk: Desk, gate: Gate, approvals: Approvals, syncing: Syncing) -> Status:
     """Who I am here, and how this clone stands to others."""
     try:
         me = approvals.me(gate)
     except OpsError as error:
         me = f"nobody ({error.message})"
     memory = base.memory()
+    newest = next(iter(desk.now.ledger.decisions(gate.scratch.upto)), None)
     mark = memory.load()
     ahead = [one.count - gate.count for one in memory.neighbours() if one.count > gate.count]
     return replace(
         status,
         you_are=me,
+        last_decision=utc(newest.at) if newest else None,
         last_sync=mark.at if mark else None,
         not_published=tuple((name, count) for name, count in syncing.unpublished() if count),
         to_sign_again=syncing.waiting(),

@@ -104,7 +104,7 @@ class Syncing:
             if not pushes:
                 break
             tell(f"pushing to {remote.name}")
-            refusal = remotes.push(self._git, remote, pushes, prompts=self._base.interactive)
+            refusal = remotes.push(self._git, self._repo.common, remote, pushes, prompts=self._base.interactive)
             if refusal is None:
                 self._mirror(remote, pushes)
                 self._confirmed()
@@ -115,7 +115,7 @@ class Syncing:
                 raise OpsError("not_published", f"{remote.name} refused the push", cause=refusal, hint=hint)
         else:
             hint = "run `opsctl sync` again"
-            raise OpsError("not_published", f"others kept pushing to {remote.name} first", hint=hint)
+            raise OpsError("not_published", f"others kept pushing to {remote.name} first", cause=refusal, hint=hint)
         self._confirmed()
         return Synced(remote.name, received, (), tuple(closed), tuple(left), tuple(self._union.notices))
 
