@@ -18,8 +18,9 @@ from opsctl.cli import options
 
 BOTTOM = [
     *("models", "document", "ids", "errors", "message", "gitobject", "treediff", "violation", "planfile"),
-    *("policyfile", "sshsig", "text", "secretscan", "risk", "diffing", "config", "toml"),
+    *("policyfile", "text", "secretscan", "risk", "diffing", "config", "toml"),
     *("runrecord", "runterms", "runners", "leases"),
+    *("sshsig", "sshkey", "sshproof", "sshwire", "authenticator"),
 ]
 RULE = ["policy", "quorum", "topic"]
 PURE = [*RULE, *(name for name in BOTTOM if name not in ("config", "runners", "leases"))]
