@@ -32,6 +32,7 @@ CREATE TABLE IF NOT EXISTS cached (name TEXT PRIMARY KEY, data TEXT) WITHOUT ROW
 CREATE TABLE IF NOT EXISTS work (ulid TEXT PRIMARY KEY, data TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS worked (oid TEXT PRIMARY KEY) WITHOUT ROWID;
 """
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _TABLES = ("about", "chain", "merged", "cached", "work", "worked")
 
 
@@ -268,15 +269,24 @@ def _chain_rows(position: int, judgements: Sequence[Judgement], live: int) -> It
 
 
 def _packed(decision: Decision) -> str:
+    return _JSON.encode(as_row(decision))
+
+
+def _unpacked(data: str) -> Decision:
+    return from_row(json.loads(data))
+
+
+def as_row(decision: Decision) -> dict[str, Any]:
+    """A decision as JSON can hold it."""
     row = {name: getattr(decision, name) for name in Decision.__slots__}
     row["at"] = decision.at.isoformat()
     row["signer"] = [decision.signer.principal, decision.signer.fingerprint]
     row["votes"] = [[vote.principal, vote.fingerprint] for vote in decision.votes]
-    return json.dumps(row, ensure_ascii=False, separators=(",", ":"))
+    return row
 
 
-def _unpacked(data: str) -> Decision:
-    row = json.loads(data)
+def from_row(row: dict[str, Any]) -> Decision:
+    """The decision again; the row is used up."""
     row["at"] = datetime.fromisoformat(row["at"])
     row["signer"] = Signer(*row["signer"])
     row["votes"] = tuple(Signer(*vote) for vote in row["votes"])

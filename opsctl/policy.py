@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -23,7 +23,7 @@ from opsctl.planfile import PLAN_PATH
 from opsctl.planfile import parse as parse_plan
 from opsctl.policyfile import POLICY_PATH, SIGNERS_PATH
 from opsctl.quorum import Ballot, Quorum, signed_by
-from opsctl.treediff import Changes, TooManyChanges, diff
+from opsctl.treediff import Changes, TooManyChanges, diff, lookup
 from opsctl.violation import Violation
 
 VERSION = 1
@@ -73,6 +73,15 @@ class Standing:
     tip: str
     tree: str
     policy: Policy
+
+
+def standing_at(root: str, oid: str, objects: Objects) -> Standing:
+    """What is in force after a commit that was judged before, read from its tree."""
+    commit = objects.commit(oid)
+    entry = lookup(objects, commit.tree, POLICY_PATH)
+    if entry is None:
+        raise OpsError("corrupt_object", f"{oid[:12]} has no policy file")
+    return Standing(root, oid, commit.tree, policyfile.parse(objects.blob(entry.oid)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,7 +348,7 @@ def _judged(
         reason=act.trailers.get("Ops-Reason"),
         trailers=dict(act.trailers),
     )
-    after = replace(act.before, tip=act.oid, tree=act.commit.tree, policy=policy or act.policy)
+    after = Standing(act.before.root, act.oid, act.commit.tree, policy or act.policy)
     return Judgement(decision, after, topic)
 
 

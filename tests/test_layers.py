@@ -81,7 +81,7 @@ def rank(name: str) -> int:
         return 0
     if parts[0] in RULE:
         return 1
-    if parts[0] in ("git", "ledger", "history"):
+    if parts[0] in ("git", "ledger", "history", "ahead", "helper"):
         return 2
     if parts[0] in ("store", "notes", "runindex", "executors"):
         return 3

@@ -178,7 +178,8 @@ class Base:
         root = root or self.root()
         if root not in self._histories:
             memory = self.places.memory(root, self.repo.common)
-            self._histories[root] = History(self.repo, Ledger(memory / "ledger.sqlite", root), root)
+            ledger = Ledger(memory / "ledger.sqlite", root)
+            self._histories[root] = History(self.repo, ledger, root, common=self.repo.common)
         return self._histories[root]
 
     def memory(self, root: str | None = None) -> Memory:
