@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from opsctl.ledger import from_row
-from opsctl.policy import Judgement, Ledger, Standing
+from opsctl.standing import Judgement, Ledger, Standing
 
 MOST = 4
 """Helpers; each takes the memory of a small command."""

@@ -12,7 +12,8 @@ from typing import Any
 from opsctl.errors import OpsError
 from opsctl.git.repo import Repo
 from opsctl.ledger import as_row
-from opsctl.policy import Judgement, judge, standing_at
+from opsctl.policy import judge
+from opsctl.standing import Judgement, standing_at
 from opsctl.violation import Violation
 
 

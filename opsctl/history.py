@@ -12,8 +12,9 @@ from opsctl.errors import OpsError
 from opsctl.gitobject import MalformedObject
 from opsctl.ledger import Ledger
 from opsctl.models import Finding
-from opsctl.policy import Judgement, Objects, Standing, judge, judge_root, standing_at
+from opsctl.policy import judge, judge_root
 from opsctl.quorum import signing_key
+from opsctl.standing import Judgement, Objects, Standing, standing_at
 from opsctl.violation import Violation
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from typing import Any
 
 from opsctl.errors import OpsError
 from opsctl.models import Decision, Signer
-from opsctl.policy import VERSION, Judgement
+from opsctl.policy import VERSION
+from opsctl.standing import Judgement
 
 _LAYOUT = 1
 """Raised with every change of the tables; a file of another layout is emptied, never understood."""

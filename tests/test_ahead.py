@@ -17,7 +17,7 @@ from opsctl.git.repo import Repo
 from opsctl.history import BrokenHistory, History
 from opsctl.ledger import Ledger
 from opsctl.models import Decision, Finding
-from opsctl.policy import Standing
+from opsctl.standing import Standing
 
 Verdict = tuple[Standing | None, Finding | None, str | None, list[Decision], int]
 

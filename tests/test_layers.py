@@ -22,7 +22,7 @@ BOTTOM = [
     *("runrecord", "runterms", "runners", "leases"),
     *("sshsig", "sshkey", "sshproof", "sshwire", "authenticator"),
 ]
-RULE = ["policy", "quorum", "topic"]
+RULE = ["policy", "act", "standing", "quorum", "topic"]
 PURE = [*RULE, *(name for name in BOTTOM if name not in ("config", "runners", "leases"))]
 IMPURE = {"os", "sqlite3", "subprocess", "pygit2", "pathlib", "time", "socket", "random", "secrets", "tempfile"}
 HEAVY = ["openai", "anthropic", "fastapi", "mcp", "uvicorn", "google", "httpx", "jinja2"]

@@ -20,7 +20,7 @@ from opsctl.history import BrokenHistory, History, Progress, Scratch
 from opsctl.leases import Uptime, uptime
 from opsctl.ledger import Ledger
 from opsctl.models import Policy
-from opsctl.policy import Standing
+from opsctl.standing import Standing
 from opsctl.store import APPROVED, Store
 
 if TYPE_CHECKING:
