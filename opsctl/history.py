@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
-from opsctl import policyfile
 from opsctl.errors import OpsError
 from opsctl.gitobject import MalformedObject
 from opsctl.ledger import Ledger
 from opsctl.models import Finding
-from opsctl.policy import Judgement, Objects, Standing, judge, judge_root
+from opsctl.policy import judge, judge_root
 from opsctl.quorum import signing_key
-from opsctl.treediff import lookup
+from opsctl.standing import Judgement, Objects, Standing, standing_at
 from opsctl.violation import Violation
+
+if TYPE_CHECKING:
+    from opsctl.ahead import Crew
+
+
+class Chain(Objects, Protocol):
+    """Objects, and a quick way along first parents."""
+
+    def first_parent(self, oid: str) -> str | None:
+        """The first parent of a commit of which nothing else is checked; None where that takes a closer look."""
+
 
 Progress = Callable[[int, int], None]
 """Called with how many commits are done and how many there are."""
+
+LONG = 2000
+"""Commits for which helper processes are worth their start."""
 
 _PAGE = 2000
 
@@ -63,8 +79,10 @@ class Scratch:
 class History:
     """One chain, from its pinned root."""
 
-    def __init__(self, objects: Objects, ledger: Ledger, root: str) -> None:
+    def __init__(self, objects: Chain, ledger: Ledger, root: str, *, common: Path | None = None) -> None:
+        """With `common`, the repository's common directory, helper processes may judge a long new history ahead."""
         self._objects = objects
+        self._common = common
         self.ledger = ledger
         self.root = root
 
@@ -76,20 +94,30 @@ class History:
         """
         fresh, base = self._fresh(tip)
         scratch = Scratch(self.ledger, base, self.ledger.commit_at(base) if base >= 0 else None)
-        standing = self._standing(base) if base >= 0 else None
+        standing = standing_at(self.root, self.ledger.commit_at(base), self._objects) if base >= 0 else None
         pending: list[Judgement] = []
-        for done, oid in enumerate(fresh, 1):
-            judgement = self._judged(oid, standing, scratch, pending if keep else [])
-            standing = judgement.standing
-            scratch.take(judgement)
-            pending.append(judgement)
-            if keep and (len(pending) == _PAGE or done == len(fresh)):
-                self._remember(scratch, pending)
-            if progress:
-                progress(done, len(fresh))
+        with self._crew(fresh, base) as crew:
+            for done, oid in enumerate(fresh, 1):
+                ahead = crew.judgement(done - 1, standing, scratch) if crew and standing else None
+                judgement = ahead or self._judged(oid, standing, scratch, pending if keep else [])
+                standing = judgement.standing
+                scratch.take(judgement)
+                pending.append(judgement)
+                if keep and (len(pending) == _PAGE or done == len(fresh)):
+                    self._remember(scratch, pending)
+                if progress:
+                    progress(done, len(fresh))
         if standing is None:
             raise RuntimeError("a chain has at least its root")
         return standing, scratch
+
+    def _crew(self, fresh: Sequence[str], base: int) -> AbstractContextManager[Crew | None]:
+        """Helpers for a long history of which nothing is remembered, else none."""
+        if self._common is None or base >= 0 or len(fresh) < LONG:
+            return nullcontext()
+        from opsctl.ahead import Crew  # a short history must not pay for it
+
+        return Crew(self._common, fresh)
 
     def _remember(self, scratch: Scratch, pending: list[Judgement]) -> None:
         """Move judged commits from the scratch sets into the ledger, if it takes them."""
@@ -122,8 +150,8 @@ class History:
     def _fresh(self, tip: str) -> tuple[list[str], int]:
         """The commits to judge, oldest first, and the position of the remembered commit below them (-1: none)."""
         fresh: list[str] = []
-        oid = tip
-        while (place := self.ledger.position(oid)) is None:
+        oid, is_empty = tip, self.ledger.count == 0
+        while is_empty or (place := self.ledger.position(oid)) is None:
             fresh.append(oid)
             if oid == self.root:
                 return fresh[::-1], -1
@@ -132,6 +160,9 @@ class History:
 
     def _first_parent(self, oid: str) -> str:
         try:
+            found = self._objects.first_parent(oid)
+            if found:
+                return found
             parents = self._objects.commit(oid).parents
         except MalformedObject as error:
             raise BrokenHistory(Finding(oid, "form", str(error)), None) from None
@@ -144,12 +175,3 @@ class History:
             message = f"the history begins with {oid[:12]}, not with the pinned root {self.root[:12]}"
             raise BrokenHistory(Finding(oid, "root", message), None)
         return parents[0]
-
-    def _standing(self, position: int) -> Standing:
-        """What is in force at a remembered commit, read from the repository again."""
-        oid = self.ledger.commit_at(position)
-        commit = self._objects.commit(oid)
-        entry = lookup(self._objects, commit.tree, policyfile.POLICY_PATH)
-        if entry is None:
-            raise OpsError("corrupt_object", f"{oid[:12]} has no policy file")
-        return Standing(self.root, oid, commit.tree, policyfile.parse(self._objects.blob(entry.oid)))

@@ -16,7 +16,8 @@ from typing import Any
 
 from opsctl.errors import OpsError
 from opsctl.models import Decision, Signer
-from opsctl.policy import VERSION, Judgement
+from opsctl.policy import VERSION
+from opsctl.standing import Judgement
 
 _LAYOUT = 1
 """Raised with every change of the tables; a file of another layout is emptied, never understood."""
@@ -32,6 +33,7 @@ CREATE TABLE IF NOT EXISTS cached (name TEXT PRIMARY KEY, data TEXT) WITHOUT ROW
 CREATE TABLE IF NOT EXISTS work (ulid TEXT PRIMARY KEY, data TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS worked (oid TEXT PRIMARY KEY) WITHOUT ROWID;
 """
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _TABLES = ("about", "chain", "merged", "cached", "work", "worked")
 
 
@@ -268,15 +270,24 @@ def _chain_rows(position: int, judgements: Sequence[Judgement], live: int) -> It
 
 
 def _packed(decision: Decision) -> str:
+    return _JSON.encode(as_row(decision))
+
+
+def _unpacked(data: str) -> Decision:
+    return from_row(json.loads(data))
+
+
+def as_row(decision: Decision) -> dict[str, Any]:
+    """A decision as JSON can hold it."""
     row = {name: getattr(decision, name) for name in Decision.__slots__}
     row["at"] = decision.at.isoformat()
     row["signer"] = [decision.signer.principal, decision.signer.fingerprint]
     row["votes"] = [[vote.principal, vote.fingerprint] for vote in decision.votes]
-    return json.dumps(row, ensure_ascii=False, separators=(",", ":"))
+    return row
 
 
-def _unpacked(data: str) -> Decision:
-    row = json.loads(data)
+def from_row(row: dict[str, Any]) -> Decision:
+    """The decision again; the row is used up."""
     row["at"] = datetime.fromisoformat(row["at"])
     row["signer"] = Signer(*row["signer"])
     row["votes"] = tuple(Signer(*vote) for vote in row["votes"])

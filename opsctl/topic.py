@@ -80,7 +80,7 @@ def _in_order(tip: str, objects: Objects, reachable: Callable[[str], bool]) -> l
     stack = [tip]
     while stack:
         oid = stack[-1]
-        if oid in done or reachable(oid):
+        if oid in done or (oid not in commits and reachable(oid)):
             stack.pop()
             continue
         if oid not in commits:

@@ -56,9 +56,9 @@ def _walk(
 ) -> Iterator[tuple[str, tuple[Entry | None, Entry | None]]]:
     if old == new:
         return
-    if new and prefix and not reader.tree(new):
-        yield prefix, (None, Entry(FOLDER, new))  # git never writes an empty folder: let no decision carry one
     before, after = (reader.tree(old) if old else EMPTY), (reader.tree(new) if new else EMPTY)
+    if new and prefix and not after:
+        yield prefix, (None, Entry(FOLDER, new))  # git never writes an empty folder: let no decision carry one
     for name in sorted({name for name, _ in before.items() ^ after.items()}):
         one, two = before.get(name), after.get(name)
         if depth == 0 and (_folder(one) or _folder(two)):

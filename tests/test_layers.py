@@ -21,10 +21,11 @@ from opsctl.workspace import Workspace
 
 BOTTOM = [
     *("models", "document", "ids", "errors", "message", "gitobject", "treediff", "violation", "planfile"),
-    *("policyfile", "sshsig", "text", "secretscan", "risk", "diffing", "config", "toml"),
+    *("policyfile", "text", "secretscan", "risk", "diffing", "config", "toml"),
     *("runrecord", "runterms", "runners", "leases"),
+    *("sshsig", "sshkey", "sshproof", "sshwire", "authenticator"),
 ]
-RULE = ["policy", "quorum", "topic"]
+RULE = ["policy", "act", "standing", "quorum", "topic"]
 PURE = [*RULE, *(name for name in BOTTOM if name not in ("config", "runners", "leases"))]
 IMPURE = {"os", "sqlite3", "subprocess", "pygit2", "pathlib", "time", "socket", "random", "secrets", "tempfile"}
 HEAVY = ["openai", "anthropic", "fastapi", "mcp", "uvicorn", "google", "httpx", "jinja2"]
@@ -83,7 +84,7 @@ def rank(name: str) -> int:
         return 0
     if parts[0] in RULE:
         return 1
-    if parts[0] in ("git", "ledger", "history"):
+    if parts[0] in ("git", "ledger", "history", "ahead", "helper"):
         return 2
     if parts[0] in ("store", "notes", "runindex", "executors"):
         return 3

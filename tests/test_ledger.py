@@ -11,7 +11,7 @@ from conftest import Site
 from opsctl.errors import OpsError
 from opsctl.ledger import Ledger
 from opsctl.models import Decision, Signer
-from opsctl.policy import Judgement, Standing
+from opsctl.standing import Judgement, Standing
 
 ROOT = "0" * 40
 

@@ -15,7 +15,18 @@ import pygit2
 from opsctl.errors import OpsError
 from opsctl.git import lock, loose
 from opsctl.git.storing import Writer
-from opsctl.gitobject import BLOB, COMMIT, TREE, Commit, Entry, format_tree, object_id, parse_commit, parse_tree
+from opsctl.gitobject import (
+    BLOB,
+    COMMIT,
+    TREE,
+    Commit,
+    Entry,
+    first_parent,
+    format_tree,
+    object_id,
+    parse_commit,
+    parse_tree,
+)
 
 LEAST_LIBGIT2 = (1, 9, 7)
 BLOB_LIMIT = 256 * 1024
@@ -84,6 +95,10 @@ class Repo:
 
     def _commit(self, oid: str) -> Commit:
         return parse_commit(self._meta(oid, COMMIT, _COMMIT_LIMIT))
+
+    def first_parent(self, oid: str) -> str | None:
+        """The first parent of a commit of which nothing else is checked; None where that takes a closer look."""
+        return first_parent(self._meta(oid, COMMIT, _COMMIT_LIMIT))
 
     def _tree(self, oid: str) -> Mapping[str, Entry]:
         return parse_tree(self._meta(oid, TREE, _META_LIMIT))

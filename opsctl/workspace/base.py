@@ -20,7 +20,7 @@ from opsctl.history import BrokenHistory, History, Progress, Scratch
 from opsctl.leases import Uptime, uptime
 from opsctl.ledger import Ledger
 from opsctl.models import Policy
-from opsctl.policy import Standing
+from opsctl.standing import Standing
 from opsctl.store import APPROVED, Store
 
 if TYPE_CHECKING:
@@ -181,7 +181,8 @@ class Base:
         root = root or self.root()
         if root not in self._histories:
             memory = self.places.memory(root, self.repo.common)
-            self._histories[root] = History(self.repo, Ledger(memory / "ledger.sqlite", root), root)
+            ledger = Ledger(memory / "ledger.sqlite", root)
+            self._histories[root] = History(self.repo, ledger, root, common=self.repo.common)
         return self._histories[root]
 
     def memory(self, root: str | None = None) -> Memory:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from opsctl.errors import OpsError
 from opsctl.models import Decision
-from opsctl.policy import Judgement, judge
+from opsctl.policy import judge
+from opsctl.standing import Judgement
 from opsctl.store import APPROVED, DRAFTS
 from opsctl.treediff import lookup
 from opsctl.violation import Violation

@@ -16,8 +16,9 @@ from opsctl.git.command import Git
 from opsctl.gitobject import MalformedObject
 from opsctl.history import BrokenHistory
 from opsctl.models import Policy
-from opsctl.policy import Judgement, judge_root
+from opsctl.policy import judge_root
 from opsctl.policyfile import POLICY_PATH, SIGNERS_PATH
+from opsctl.standing import Judgement
 from opsctl.store import APPROVED, DRAFTS, NOTES, TOPICS
 from opsctl.violation import Violation
 from opsctl.workspace.base import Base, bad_history

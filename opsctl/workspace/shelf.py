@@ -14,19 +14,23 @@ from opsctl.ledger import Ledger
 from opsctl.models import Document, Draft, RunSettings, Target, Vote
 
 _NAME, _STATE = "pending", "listed"
-_LAYOUT = " ".join((*Document.__slots__, *RunSettings.__slots__, *Target.__slots__, *Draft.__slots__, *Vote.__slots__))
+_LAYOUT = " ".join(
+    ("2", *Document.__slots__, *RunSettings.__slots__, *Target.__slots__, *Draft.__slots__, *Vote.__slots__)
+)
 """Rows of another layout are not understood, so they are not read."""
 
 _LIMIT = 32 * 1024 * 1024
+_ANYWHERE, _ANYHOW = Target(), RunSettings()
 
 
 class Shelf:
-    """The kept rows for one approved tip."""
+    """The kept rows for one approved tip, and after them the prompts: JSON's escapes would be most of the time."""
 
     def __init__(self, ledger: Ledger, *, tip: str, upto: int, policy: str) -> None:
         self._ledger = ledger
         self._key = [tip, policy, _LAYOUT]
-        kept: dict[str, Any] = json.loads(ledger.cached(_NAME) or "{}")
+        head, _, self._prompts = (ledger.cached(_NAME) or "{}").partition("\n")
+        kept: dict[str, Any] = json.loads(head)
         place = ledger.position(kept["key"][0]) if kept else None
         is_good = place is not None and place <= upto and kept["key"][1:] == self._key[1:]
         self._kept = kept if is_good else {}
@@ -34,13 +38,13 @@ class Shelf:
     def whole(self, drafts: str) -> list[Draft] | None:
         """All drafts, if they were kept for this very state."""
         if self._kept.get("key") == self._key and self._ledger.cached(_STATE) == drafts:
-            return [_draft(row) for row in self._kept["rows"].values()]
+            return [_draft(row, self._prompts) for row in self._kept["rows"].values()]
         return None
 
     def one(self, ulid: str, blob: str, topic: str | None) -> Draft | None:
         """One draft, if its text and topic are what they were."""
         row = self._kept.get("rows", {}).get(ulid)
-        return _draft(row) if row and topic and row[0] == [blob, topic] else None
+        return _draft(row, self._prompts) if row and topic and row[0] == [blob, topic] else None
 
     @staticmethod
     def clear(ledger: Ledger) -> None:
@@ -51,31 +55,39 @@ class Shelf:
         """Keep these, each with its topic's tip, in place of what was kept; not if a file could not be read."""
         if any(not draft.digest for draft, _ in described):
             return
-        rows = {draft.ulid: _row(draft, topic) for draft, topic in described}
-        data = json.dumps({"key": self._key, "rows": rows}, ensure_ascii=False)
+        rows, end = {}, 0
+        for draft, topic in described:
+            start, end = end, end + len(draft.document.prompt)
+            rows[draft.ulid] = _row(draft, topic, start, end)
+        head = json.dumps({"key": self._key, "rows": rows}, ensure_ascii=False)
+        data = "".join([head, "\n", *(draft.document.prompt for draft, _ in described)])
         if len(data) < _LIMIT:
             self._ledger.cache(_STATE, "", instead_of=_STATE)
             self._ledger.cache(_NAME, data, instead_of=_NAME)
             self._ledger.cache(_STATE, drafts, instead_of=_STATE)
 
 
-def _row(draft: Draft, topic: str | None) -> list[Any]:
+def _row(draft: Draft, topic: str | None, start: int, end: int) -> list[Any]:
+    """What a draft consists of; what is as usual is None, and the prompt a place in the text after the rows."""
     document, target, run = draft.document, draft.document.target, draft.document.run
-    parts = [getattr(document, name) for name in Document.__slots__[:8]]
+    about = [document.provider, document.model, document.request, dict(document.context)]
     votes = [[v.principal, v.vote, v.digest, v.fingerprint, v.at.isoformat(), v.reason] for v in draft.votes]
-    facts = [draft.status, draft.digest, draft.blob, draft.path, draft.author, draft.updated_at.isoformat()]
-    target_row = [target.base, target.branch, target.paths]
-    run_row = [getattr(run, name) for name in RunSettings.__slots__]
-    return [[draft.blob, topic], parts, target_row, run_row, facts, draft.revision, votes, draft.reason, draft.error]
+    facts = [draft.status, draft.digest, draft.blob, draft.path, draft.author]
+    target_row = None if target == _ANYWHERE else [target.base, target.branch, target.paths]
+    run_row = None if run == _ANYHOW else [getattr(run, name) for name in RunSettings.__slots__]
+    head = [[draft.blob, topic], draft.ulid, document.title, start, end, document.labels, about, target_row, run_row]
+    return [*head, facts, draft.updated_at.isoformat(), draft.revision, votes, draft.reason, draft.error]
 
 
-def _draft(row: list[Any]) -> Draft:
-    _, parts, (base, branch, paths), run, facts, revision, votes, reason, error = row
-    ulid, title, prompt, labels, provider, model, request, context = parts
-    target, settings = Target(base, branch, tuple(paths)), RunSettings(*run)
-    document = Document(ulid, title, prompt, tuple(labels), provider, model, request, context, target, settings)
-    status, digest, blob, path, author, at = facts
-    when, cast = datetime.fromisoformat(at), tuple(_vote(*vote) for vote in votes)
+def _draft(row: list[Any], prompts: str) -> Draft:
+    _, ulid, title, start, end, labels, about, target, run, facts, at, revision, votes, reason, error = row
+    provider, model, request, context = about
+    status, digest, blob, path, author = facts
+    aim = Target(target[0], target[1], tuple(target[2])) if target else _ANYWHERE
+    settings = RunSettings(*run) if run else _ANYHOW
+    prompt = prompts[start:end]
+    document = Document(ulid, title, prompt, tuple(labels), provider, model, request, context, aim, settings)
+    when, cast = datetime.fromisoformat(at), tuple(_vote(*vote) for vote in votes) if votes else ()
     return Draft(document, status, digest, blob, path, author, when, revision, cast, reason, error)
 
 

@@ -13,8 +13,8 @@ from opsctl.git.repo import Repo
 from opsctl.gitobject import Commit, Entry, MalformedObject
 from opsctl.message import MalformedMessage, parse_trailers
 from opsctl.models import Document, Policy, Revision, Vote
-from opsctl.policy import Standing, committed_at
 from opsctl.quorum import Ballot, Quorum, signed_by
+from opsctl.standing import Standing, committed_at
 from opsctl.violation import Violation
 
 

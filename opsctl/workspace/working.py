@@ -11,8 +11,8 @@ from opsctl.errors import OpsError
 from opsctl.gitobject import Entry
 from opsctl.message import subject
 from opsctl.planfile import PLAN_PATH
-from opsctl.policy import Standing
 from opsctl.policyfile import POLICY_PATH, SIGNERS_PATH
+from opsctl.standing import Standing
 from opsctl.store import DRAFTS, TOPICS, Edits
 from opsctl.treediff import diff, lookup
 from opsctl.workspace import story

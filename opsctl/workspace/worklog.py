@@ -9,7 +9,7 @@ from opsctl.git.repo import Repo
 from opsctl.gitobject import Commit, Entry
 from opsctl.ledger import Ledger
 from opsctl.message import parse_trailers
-from opsctl.policy import committed_at
+from opsctl.standing import committed_at
 from opsctl.treediff import lookup
 from opsctl.workspace.story import kind_of, person
 

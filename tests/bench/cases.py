@@ -156,7 +156,8 @@ def verify(lab: Lab, plan: Plan) -> Iterator[Row]:
     ours, theirs = Times(), Times()
     for _ in range(plan.rounds(3)):
         with site.ws() as ws:
-            ours.take(History(ws.repo, Ledger(None, root), root).verify, tip, parts=size + 1)
+            history = History(ws.repo, Ledger(None, root), root, common=ws.repo.common)
+            ours.take(history.verify, tip, parts=size + 1)
         said = theirs.take(site.git, *log, "ops/approved", parts=sample)
         if said.split() != [b"G"] * sample:
             raise RuntimeError("git does not call every signature good")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from opsctl import ledger, models, policy
+from opsctl import act, ledger, models, policy, standing
 from opsctl.workspace import Workspace
 from tests.bench import build
 from tests.bench.build import Clock
@@ -103,7 +103,7 @@ class Lab:
 
 def _rule() -> str:
     """Names the rule and the memory: with other code of either, the history is verified again."""
-    sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (ledger, models, policy))
+    sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (ledger, models, policy, act, standing))
     return hashlib.sha256(sources).hexdigest()[:12]
 
 
