@@ -12,8 +12,8 @@ from opsctl.git.repo import Repo
 from opsctl.gitobject import Commit, Entry
 from opsctl.message import parse_trailers
 from opsctl.models import Decision, Policy, Signer, Step
-from opsctl.policy import committed_at
 from opsctl.quorum import signed_by
+from opsctl.standing import committed_at
 from opsctl.violation import Violation
 from opsctl.workspace.desk import Desk, unknown
 from opsctl.workspace.story import Story, kind_of, person
