@@ -28,6 +28,7 @@ Executor = Annotated[
 ]
 Runner = Annotated[str | None, typer.Option("--runner", metavar="NAME", help="A runner of yours.")]
 Timeout = Annotated[int | None, typer.Option("--timeout", metavar="S", help="Seconds a run may take.")]
+Network = Annotated[bool, typer.Option("--network", help="Ask for the network in the sandbox.")]
 MaxRuns = Annotated[int | None, typer.Option("--max-runs", metavar="N", help="How often it may run.")]
 NotAfter = Annotated[str | None, typer.Option("--not-after", metavar="TIME", help="No run later (UTC).")]
 Source = Annotated[str | None, typer.Option("--from", metavar="ID", help="Begin with what it has.")]

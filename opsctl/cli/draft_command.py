@@ -39,6 +39,7 @@ def register(app: typer.Typer) -> None:
         executor: options.Executor = None,
         runner: options.Runner = None,
         timeout: options.Timeout = None,
+        network: options.Network = False,
         max_runs: options.MaxRuns = None,
         not_after: options.NotAfter = None,
         allow_secret: AllowSecret = [],
@@ -52,7 +53,7 @@ def register(app: typer.Typer) -> None:
 
         before = _source(session, source) if source is not None else None
         until = utc(utc_time(not_after)) if not_after else None
-        run = RunSettings(executor=executor, runner=runner, timeout_s=timeout, max_runs=max_runs, not_after=until)
+        run = RunSettings(executor, runner, max_runs, until, timeout_s=timeout, network=network or None)
         written = _prompt(session, prompt, file, before.prompt if before else None)
         new = NewDraft(
             prompt=written,
