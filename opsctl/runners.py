@@ -55,24 +55,51 @@ class Runner:
 PRESETS: dict[str, Runner] = {
     "claude": Runner(
         "claude",
-        ("claude", "-p", "--permission-mode", "acceptEdits", "--output-format", "text"),
-        (*DEFAULT_ENV, "ANTHROPIC_API_KEY"),
+        (
+            *("claude", "-p", "--permission-mode", "acceptEdits", "--output-format", "text"),
+            # the repository's own settings could allow tools, name hooks and start servers
+            *("--setting-sources", "user", "--strict-mcp-config", "--no-session-persistence"),
+            "--settings",
+            '{"env": {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1"}}',
+        ),
+        (
+            *DEFAULT_ENV,
+            *("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL", "ANTHROPIC_MODEL"),
+            "CLAUDE_CODE_OAUTH_TOKEN",
+        ),
         network=True,
-        writes=("~/.claude", "~/.claude.json"),
     ),
     "codex": Runner(
         "codex",
-        ("codex", "exec", "--sandbox", "workspace-write", "--skip-git-repo-check", "-"),
+        (
+            # its own sandbox stays on: it keeps the model's commands out of ~/.codex, which codex itself must write
+            *("codex", "exec", "--sandbox", "workspace-write", "--skip-git-repo-check", "--ephemeral"),
+            *("--color", "never", "-c", "check_for_update_on_startup=false", "-c", "analytics.enabled=false"),
+            # with plugins or apps it looks for them at github.com and chatgpt.com
+            *("-c", "features.plugins=false", "-c", "features.apps=false", "-"),
+        ),
         (*DEFAULT_ENV, "OPENAI_API_KEY", "CODEX_API_KEY"),
         network=True,
         writes=("~/.codex",),
     ),
     "aider": Runner(
         "aider",
-        ("aider", "--yes-always", "--no-stream", "--no-check-update", "--message-file", "/dev/stdin"),
-        (*DEFAULT_ENV, "OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "OLLAMA_API_BASE"),
+        (
+            # aider leaves a cache beside the files that it works on, and has no setting against that
+            *("sh", "-c", 'aider "$@"; code=$?; rm -rf .aider.tags.cache.v*; exit $code', "aider"),
+            *("--yes-always", "--no-auto-commits", "--no-dirty-commits", "--no-gitignore"),
+            *("--no-stream", "--no-pretty", "--no-fancy-input", "--no-show-model-warnings"),
+            *("--no-check-update", "--no-show-release-notes", "--no-analytics"),
+            *("--no-detect-urls", "--no-suggest-shell-commands", "--disable-playwright"),
+            *("--chat-history-file", "/dev/null", "--input-history-file", "/dev/null"),
+            *("--set-env", "LITELLM_LOCAL_MODEL_COST_MAP=True", "--message-file", "/dev/stdin"),
+        ),
+        (
+            *DEFAULT_ENV,
+            *("AIDER_MODEL", "OPENAI_API_KEY", "OPENAI_API_BASE", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"),
+            *("DEEPSEEK_API_KEY", "OPENROUTER_API_KEY", "OLLAMA_API_BASE"),
+        ),
         network=True,
-        writes=("~/.aider",),
     ),
 }
 """Starting points that `runner add` writes; the file is the user's to change."""

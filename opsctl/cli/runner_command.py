@@ -81,7 +81,7 @@ def register(app: typer.Typer) -> None:
         session.result(name)
         session.say(f"{name} is in {runners.path}; try it: opsctl runner check {name}")
         if runner.network:
-            session.say("it needs the network: [run] network = true in the draft, allow_network = true in the policy")
+            session.say("it needs the network: opsctl draft --network, and allow_network = true in the policy")
         return None
 
     @command(group, "check", example="opsctl runner check claude", json=True)
@@ -109,16 +109,21 @@ def register(app: typer.Typer) -> None:
 
 
 def _cells(chosen: str | None, runner: Runner) -> list[object]:
-    place = shutil.which(runner.command[0])
     return [
         runner.name,
         "default" if runner.name == chosen else "",
         "network" if runner.network else "",
-        place or "not found",
+        _program(runner) or "not found",
         " ".join(runner.command),
     ]
 
 
 def _row(chosen: str | None, runner: Runner) -> dict[str, object]:
     row = {name: getattr(runner, name) for name in type(runner).__slots__}
-    return row | {"default": runner.name == chosen, "program": shutil.which(runner.command[0])}
+    return row | {"default": runner.name == chosen, "program": _program(runner)}
+
+
+def _program(runner: Runner) -> str | None:
+    """Where the program is; of a line for a shell the one that it is named after, as in `sh -c LINE aider`."""
+    command = runner.command
+    return shutil.which(command[3] if command[:2] == ("sh", "-c") and len(command) > 3 else command[0])
