@@ -2039,6 +2039,9 @@ def test_the_demo_plays_to_its_end(home: Home, tmp_path: Path) -> None:
     assert "\x1b" not in done.stdout
     for word in ("$ opsctl init", "$ git verify-commit ops/approved", "Good", "BAD  commit", "good: 2 commits"):
         assert word in done.stdout, word
+    for word in ("is not approved, so it cannot be run", "+        except OSError:", '"event":"done"', "Fast-forward"):
+        assert word in done.stdout, word
+    assert "except OSError" in (folder / "repo/uploader.py").read_text()
     assert (folder / "repo/.git").is_dir()
     assert not (home.path / "config").exists()
     again = site.cli("demo", "--folder", str(folder))

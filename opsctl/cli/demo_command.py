@@ -30,6 +30,24 @@ _TAMPER = """\
 export GIT_INDEX_FILE=../index && git read-tree ops/drafts && git update-index --cacheinfo 100644,$(cat ../blob),PATH
 git update-ref refs/heads/ops/drafts $(git commit-tree -p ops/drafts -m 'small fix' $(git write-tree))"""
 
+_AGENT = """\
+# stands in for a coding agent: the prompt comes on standard input, the files are in the current folder
+import pathlib, re, sys
+
+name = re.search(r"retry with backoff to (\\w+)\\(\\)", sys.stdin.read())[1]
+file = pathlib.Path("uploader.py")
+retry = f'''def {name}(path):
+    for wait in (1, 2, 4):
+        try:
+            return send(path)
+        except OSError:
+            time.sleep(wait)
+    return send(path)
+'''
+file.write_text("import time\\n\\n\\n" + file.read_text().replace(f"def {name}(path):\\n    send(path)\\n", retry))
+print(f"{name}() tries four times now")
+"""
+
 
 @dataclass
 class _Stage:
@@ -95,6 +113,7 @@ class _Stage:
             encoding="utf-8",
         )
         (self.repo / "uploader.py").write_text("def upload(path):\n    send(path)\n", encoding="utf-8")
+        (home / "agent.py").write_text(_AGENT, encoding="utf-8")
         self.run("git init -q && git add . && git commit -q -m 'the uploader'", quiet=True)
 
 
@@ -110,8 +129,8 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Play the whole story in a scratch repository.
 
-        Draft, review, approve, verify, and two attacks. Needs git and ssh-keygen; no network, no model. The repository
-        stays for you to explore.
+        Draft, review, approve, verify, run, merge, and two attacks. Needs git and ssh-keygen; no network, no model: a
+        small program stands in for the agent. The repository stays for you to explore.
         """
         if folder is not None:
             if folder.exists():
@@ -122,6 +141,7 @@ def register(app: typer.Typer) -> None:
         stage.prepare()
         first, second = _approve(stage)
         _verify(stage)
+        _run(stage, first, second)
         _attack(stage, first, second)
         stage.say("that is all; the repository stays here to explore:")
         repo, home = (shlex.quote(str(one)) for one in (stage.repo, place / "home"))
@@ -153,6 +173,25 @@ def _verify(stage: _Stage) -> None:
     stage.run("git verify-commit ops/approved")
     stage.run("git log -1 --show-signature --format='%h %s' ops/approved")
     stage.run("opsctl log")
+
+
+def _run(stage: _Stage, first: str, second: str) -> None:
+    stage.say("a program of yours becomes a runner; here a few lines of Python stand in for an agent")
+    stage.run("cat ../home/agent.py")
+    agent = stage.folder / "home" / "agent.py"
+    stage.run(f"opsctl runner add stand-in -- {shlex.quote(sys.executable)} {shlex.quote(os.fspath(agent))}")
+    stage.say("only what is approved can run: a draft is refused")
+    stage.run(f"opsctl run d_{second}", good=(3,))
+    stage.say("the approved item runs in a private clone; what comes of it is a branch, and nothing else has changed")
+    done = stage.run(f"opsctl run a_{first}")
+    name = next(word for word in done.split() if word.startswith("r_"))
+    stage.run("git status --short --branch")
+    stage.run(f"git log --oneline main..ops/runs/{name}")
+    stage.run(f"git diff main ops/runs/{name}")
+    stage.say("the record is a git note on the approval, and travels with the repository")
+    stage.run("git log -1 --notes=ops/runs --format='%h %s%n%N' ops/approved")
+    stage.say("you have read the change, and merge it like any branch")
+    stage.run(f"git merge --ff-only ops/runs/{name}")
 
 
 def _attack(stage: _Stage, first: str, second: str) -> None:
