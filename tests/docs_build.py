@@ -134,6 +134,8 @@ _TIMES = (
     (re.compile(r"─+"), "─"),
     (re.compile(r"[ \t]+"), " "),
 )
+_PROGRESS = re.compile(r"\r[^\r\n]*\x1b\[K")
+"""A line that was wiped again."""
 _SAYS_NO = re.compile(r"^(error: |BAD |problem |fatal: |Could not verify|.*closed$)", re.MULTILINE)
 
 
@@ -231,8 +233,8 @@ class Stage:
             start_new_session=True,
         )
         os.close(theirs)
-        output = _listen(ours, process, answers)
-        return process.wait(), output.replace("\r\n", "\n").replace(str(self.folder), "/home").rstrip("\n")
+        output = _PROGRESS.sub("", _listen(ours, process, answers).replace("\r\n", "\n"))
+        return process.wait(), output.replace(str(self.folder), "/home").rstrip("\n")
 
     # -- the page's ids and ours ----------------------------------------------------------------------------------
 
