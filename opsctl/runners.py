@@ -20,6 +20,7 @@ from opsctl.errors import OpsError
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _NEVER = re.compile(r"SSH_AUTH_SOCK|SSH_AGENT_PID|XDG_.*|OPSCTL_.*|GIT_.*|GPG_AGENT_INFO|LD_.*|DYLD_.*|DBUS_.*")
+_LONGEST_S = 7 * 86400
 DEFAULT_ENV = ("PATH", "HOME", "LANG", "LC_ALL", "TERM", "TMPDIR", "USER", "LOGNAME", "SHELL")
 
 
@@ -135,6 +136,8 @@ def load(places: Places) -> Runners:
     """Read the file; none is no runners. Raises `bad_config`."""
     path = places.config / "runners.toml"
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is not a file")
         table = toml.loads(path.read_text(encoding="utf-8"))
         rows = table.get("runner", {})
         if set(table) - {"runner", "default"} or not isinstance(rows, dict):
@@ -177,7 +180,7 @@ def _runner(name: str, row: Any) -> Runner:
     if isinstance(given, str) and not allow_shell:
         raise ValueError(f"[runner.{name}]: command is a list of arguments; one string needs allow_shell = true")
     command = (given,) if isinstance(given, str) else _texts(name, row, "command", ())
-    if not command or not all(command[:1]):
+    if not command or not command[0] or "\0" in command[0]:
         raise ValueError(f"[runner.{name}]: command is missing")
     env = _texts(name, row, "env", DEFAULT_ENV)
     bad = [one for one in env if not _VARIABLE.fullmatch(one) or _NEVER.fullmatch(one)]
@@ -186,15 +189,21 @@ def _runner(name: str, row: Any) -> Runner:
     unknown = set(row) - set(Runner.__slots__)
     if unknown or "name" in row:
         raise ValueError(f"[runner.{name}]: unknown key {sorted(unknown or {'name'})[0][:60]!a}")
+    timeout_s = _typed(name, row, "timeout_s", int)
+    if timeout_s is not None and not 1 <= timeout_s <= _LONGEST_S:
+        raise ValueError(f"[runner.{name}]: timeout_s is 1 to {_LONGEST_S}")
+    writes = _texts(name, row, "writes", ())
+    if not all(one.startswith(("/", "~/")) for one in writes):
+        raise ValueError(f"[runner.{name}]: writes names folders from / or ~/ on")
     return Runner(
         name=name,
         command=command,
         env=env,
-        timeout_s=_typed(name, row, "timeout_s", int),
+        timeout_s=timeout_s,
         sandbox=_typed(name, row, "sandbox", bool),
         allow_shell=bool(allow_shell) and isinstance(given, str),
         network=bool(_typed(name, row, "network", bool, default=False)),
-        writes=_texts(name, row, "writes", ()),
+        writes=writes,
     )
 
 

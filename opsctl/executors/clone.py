@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opsctl.errors import OpsError
+from opsctl.executors import theirs
+from opsctl.executors.taking import sort
 from opsctl.git.command import Git
+from opsctl.text import one_line
 
 _SEALED = {
     "GIT_CONFIG_GLOBAL": os.devnull,
@@ -34,9 +37,9 @@ _TIP = "refs/heads/result"
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The last of the commits that came of a run; `note` says what could not be kept."""
+    """The last of the commits that came of a run, None if nothing changed; `note` says what could not be kept."""
 
-    tip: str
+    tip: str | None
     note: str = ""
 
 
@@ -50,6 +53,7 @@ class PrivateClone:
         self._env = {**environ, **_SEALED}
         self._own = Git(self.work / ".git", self._env)
         self._result = Git(folder / "result.git", self._env)
+        self._index = (b"", (0, 0))
 
     def _run(self, git: Git, *arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> bytes:
         return git.run(*arguments, stdin=stdin, timeout_s=_TIMEOUT_S, guards=_GUARDS, env={**self._env, **(env or {})})
@@ -70,32 +74,40 @@ class PrivateClone:
             config.write(
                 f"[user]\n\tname = {_quoted(who[0])}\n\temail = {_quoted(who[1])}\n[commit]\n\tgpgSign = false\n"
             )
-        self._prepare_result()
+        index = self.work / ".git" / "index"
+        times = index.stat()
+        self._index = (index.read_bytes(), (times.st_atime_ns, times.st_mtime_ns))
 
     def _prepare_result(self) -> None:
-        """A bare git directory that borrows the repository's objects, with the index of the fresh checkout.
+        """A git directory that borrows the repository's objects, with the index of the fresh checkout.
 
-        The index is copied before the program starts: its file times are then ours, and unchanged files need not be
-        read again.
+        Made only now, so that the program never saw it. The index and its time are from before: file times in it are
+        ours, so unchanged files need not be read again.
         """
-        place = self.folder / "result.git"
-        for folder in ("objects/info", "refs/heads"):
-            (place / folder).mkdir(parents=True)
-        (place / "HEAD").write_text(f"ref: {_TIP}\n", encoding="utf-8")
-        (place / "config").write_text("[core]\n\trepositoryformatversion = 0\n\tbare = false\n", encoding="utf-8")
-        (place / "objects/info/alternates").write_bytes(os.fsencode(self._source / "objects") + b"\n")
-        shutil.copy2(self.work / ".git" / "index", place / "index")
+        place = _bare(self.folder / "result.git", f"ref: {_TIP}")
+        objects = os.fsencode(self._source / "objects").replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+        (place / "objects/info/alternates").write_bytes(b'"' + objects.replace(b"\n", b"\\n") + b'"\n')
+        if (self._source / "shallow").is_file():
+            shutil.copyfile(self._source / "shallow", place / "shallow")
+        data, times = self._index
+        (place / "index").write_bytes(data)
+        os.utime(place / "index", ns=times)
 
     # -- after --------------------------------------------------------------------------------------------------
 
-    def collect(self, base: str, message: str, author: tuple[str, str], who: tuple[str, str]) -> Result | None:
-        """The program's commits and whatever it left uncommitted, as commits on the base; None if nothing changed."""
+    def collect(self, base: str, message: str, author: tuple[str, str], who: tuple[str, str]) -> Result:
+        """The program's commits and whatever it left uncommitted, as commits on the base."""
+        self._prepare_result()
         head, note = self._its_commits(base)
         if head != base:
             self._run(self._result, "read-tree", "-m", head)
-        tree = self._tree()
+        left = self._take_files()
+        if left:
+            said = f"left out, because git cannot keep them: {', '.join(one_line(name, 100) for name in left[:5])}"
+            note = "; ".join(part for part in (note, said) if part)
+        tree = self._run(self._result, "write-tree").decode().strip()
         if tree == self._run(self._result, "rev-parse", f"{head}^{{tree}}").decode().strip():
-            return None if head == base else self._kept(head, note)
+            return Result(None, note) if head == base else self._kept(head, note)
         return self._kept(self._commit(tree, head, message, author, who), note)
 
     def _commit(self, tree: str, parent: str, message: str, author: tuple[str, str], who: tuple[str, str]) -> str:
@@ -110,37 +122,52 @@ class PrivateClone:
 
     def mark(self, result: Result, message: str, who: tuple[str, str]) -> Result:
         """An empty commit on top that says what is wrong, for whoever looks at the branch with plain git."""
-        tree = self._run(self._result, "rev-parse", f"{result.tip}^{{tree}}").decode().strip()
-        return self._kept(self._commit(tree, result.tip, message, who, who), result.note)
+        tip = str(result.tip)
+        tree = self._run(self._result, "rev-parse", f"{tip}^{{tree}}").decode().strip()
+        return self._kept(self._commit(tree, tip, message, who, who), result.note)
 
     def _its_commits(self, base: str) -> tuple[str, str]:
-        """Where the program's own commits end, if they stand on the base and pass git's checks."""
-        if _head(self.work / ".git") == base:
+        """Where the program's own commits end, if they stand on the base and pass git's checks.
+
+        Its objects are fetched out of a git folder with our configuration: no alternates, so a commit cannot borrow
+        what the program never had, and nothing that git would run.
+        """
+        head = theirs.head(self.work / ".git")
+        if head == base:
             return base, ""
         try:
-            self._run(self._result, *_FETCH, _SPAWN, os.fspath(self.work), "+HEAD:refs/heads/its")
-            head = self._run(self._result, "rev-parse", "refs/heads/its^{commit}").decode().strip()
+            if head is None:
+                raise OpsError("git_failed", "its git folder is not usable", cause="its git folder is not usable")
+            place = _bare(self.folder / "theirs.git", head)
+            (place / "shallow").write_text(f"{base}\n", encoding="utf-8")
+            theirs.take_objects(self.work / ".git", place / "objects")
+            self._run(self._result, "update-ref", "refs/heads/base", base)
+            self._run(self._result, *_FETCH, _SPAWN, os.fspath(place), "+HEAD:refs/heads/its")
             self._run(self._result, "merge-base", "--is-ancestor", base, head)
-        except OpsError as error:
-            why = f" ({error.cause})" if error.cause else ""
-            return base, f"its own commits could not be used{why}; its files are kept"
+        except (OpsError, OSError) as error:
+            why = error.cause if isinstance(error, OpsError) else error.strerror
+            return base, f"its own commits could not be used{f' ({why})' if why else ''}; its files are kept"
         return head, ""
 
-    def _tree(self) -> str:
-        """The tree of the files that are there, ignored ones left out.
+    def _take_files(self) -> list[str]:
+        """Put the files that are there into the index, ignored ones left out. Returns what git cannot keep.
 
         Listed and taken in one by one: `git add` would look into a repository within, by that one's configuration.
         """
+        theirs.tidy(self.work)
         here = f"--work-tree={self.work}"
-        options = ("-z", "--modified", "--deleted", "--others", "--exclude-standard")
+        new = ("--others", "--exclude-standard")
         try:
-            names = self._run(self._result, here, "ls-files", *options)
-            self._run(
-                self._result, here, "update-index", "--add", "--remove", "--replace", "-z", "--stdin", stdin=names
-            )
+            listed = self._run(self._result, here, "ls-files", "-z", "-t", "-s", "--modified", "--deleted", *new)
+            found = sort(self.work, listed)
+            taken = ("update-index", "-z", "--add", "--replace", "--stdin")
+            self._run(self._result, here, "update-index", "-z", "--force-remove", "--stdin", stdin=found.gone)
+            self._run(self._result, here, *taken, stdin=found.there)
+            left = self._run(self._result, here, "ls-files", "-z", *new) if found.there else b""
         except OpsError as error:
             raise OpsError("git_failed", "the files of the run cannot be taken over", cause=error.cause) from None
-        return self._run(self._result, "write-tree").decode().strip()
+        names = {*found.within, *(name.rstrip(b"/") for name in left.split(b"\0") if name)}
+        return sorted(name.decode("utf-8", "backslashreplace") for name in names)
 
     def changed(self, base: str, tip: str) -> list[str]:
         """The paths that differ between two commits."""
@@ -148,11 +175,11 @@ class PrivateClone:
 
     def hand_over(self, target: Git, result: Result) -> None:
         """Bring the result's objects into the repository, checked. Nothing refers to them yet."""
-        self._run(target, *_FETCH, _SPAWN, os.fspath(self.folder / "result.git"), result.tip)
+        self._run(target, *_FETCH, _SPAWN, os.fspath(self.folder / "result.git"), str(result.tip))
 
     def remove(self) -> None:
         """Remove the run's folder; what the program made unreadable is made removable first."""
-        remove(self.folder)
+        theirs.remove(self.folder)
 
 
 def changed_paths(git: Git, old: str, new: str) -> list[str]:
@@ -161,30 +188,13 @@ def changed_paths(git: Git, old: str, new: str) -> list[str]:
     return [os.fsdecode(name) for name in out.split(b"\0") if name]
 
 
-def remove(folder: Path) -> None:
-    """Remove a folder with everything in it, without following links. Best effort: what stays is tried again later."""
-    for place, names, _ in os.walk(folder):
-        for name in names:
-            path = os.path.join(place, name)
-            if not os.path.islink(path):
-                os.chmod(path, 0o700)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _head(git_dir: Path) -> str | None:
-    """The commit of HEAD where it is as we left it: the branch `run`, loose."""
-    try:
-        for name, limit in (("HEAD", 64), ("refs/heads/run", 64)):
-            descriptor = os.open(git_dir / name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                data = os.read(descriptor, limit).decode("ascii", "replace").strip()
-            finally:
-                os.close(descriptor)
-            if name == "HEAD" and data != "ref: refs/heads/run":
-                return None
-    except OSError:
-        return None
-    return data
+def _bare(place: Path, head: str) -> Path:
+    """A git folder with our configuration and nothing in it."""
+    for folder in ("objects/info", "refs/heads"):
+        (place / folder).mkdir(parents=True)
+    (place / "HEAD").write_text(f"{head}\n", encoding="utf-8")
+    (place / "config").write_text("[core]\n\trepositoryformatversion = 0\n\tbare = false\n", encoding="utf-8")
+    return place
 
 
 def _quoted(text: str) -> str:

@@ -7,6 +7,7 @@ import ctypes
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import time
@@ -38,7 +39,10 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How it ended: `reason` is ended, timeout or stopped; `exit_code` as a shell has it (128 + n for signal n)."""
+    """How it ended: `reason` is ended, timeout, stopped, or lost where its warden was killed.
+
+    `exit_code` is as a shell has it, 128 + n for signal n.
+    """
 
     reason: str
     exit_code: int
@@ -138,7 +142,7 @@ def _report(status: int) -> dict[str, object]:
         data += chunk
         if data.endswith(b"\n"):
             break
-    return json.loads(data) if data else {"reason": "stopped", "status": -9, "killed": 0}
+    return json.loads(data) if data else {"reason": "lost", "status": -9, "killed": 0}
 
 
 def _ended(report: Mapping[str, object], why: str | None) -> Ended:
@@ -151,33 +155,40 @@ def _ended(report: Mapping[str, object], why: str | None) -> Ended:
     return Ended(str(report["reason"]), code, number, int(str(report["killed"])), why)
 
 
-def _adopt_orphans() -> None:
-    """If the warden itself is killed, its tree becomes ours (Linux)."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None, use_errno=True).prctl(36, 1, 0, 0, 0)
-
-
 def _end(warden: subprocess.Popen[bytes], grace_s: float) -> None:
-    """The warden ends by itself once its control is closed; if it was killed, its orphans are ended here."""
+    """The warden ends by itself once its control is closed. What it left, if it was killed itself, is ended here."""
     try:
         warden.wait(grace_s + 25)
     except subprocess.TimeoutExpired:
         warden.kill()
         warden.wait()
-    if warden.returncode != 0:
-        for pid in _orphans():
+    end = time.monotonic() + grace_s + 25
+    while warden.returncode != 0 and time.monotonic() < end and (left := _left()):
+        for pid, is_warden in left:
+            if not is_warden:  # an inner one that lives on does its work, and then reports
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
             with contextlib.suppress(OSError):
-                os.kill(pid, 9)
-                os.waitpid(pid, 0)
+                os.waitpid(pid, os.WNOHANG)
+        time.sleep(0.02)
 
 
-def _orphans() -> list[int]:
-    """Sessions that were left to this process."""
+def _adopt_orphans() -> None:
+    """If the whole warden is killed, its tree becomes ours (Linux)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None, use_errno=True).prctl(36, 1, 0, 0, 0)
+
+
+def _left() -> list[tuple[int, bool]]:
+    """Children of ours in sessions of their own that are no warden's outer process: what a killed warden left."""
     found = []
     for name in os.listdir("/proc") if os.path.isdir("/proc/self") else []:
         if name.isdigit():
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, IndexError):
                 stat = Path(f"/proc/{name}/stat").read_text(encoding="utf-8", errors="replace")
-                if int(stat.rpartition(")")[2].split()[1]) == os.getpid():
-                    found.append(int(name))
+                _, parent, _, session = stat.rpartition(")")[2].split()[:4]
+                is_warden = os.fsencode(_WARDEN) in Path(f"/proc/{name}/cmdline").read_bytes()
+                outer = is_warden and session == name
+                if int(parent) == os.getpid() and int(session) != os.getsid(0) and not outer:
+                    found.append((int(name), is_warden))
     return found

@@ -17,14 +17,19 @@ from opsctl.runners import Runner
 
 _SYSTEM = ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
 _EMPTIED = ("/tmp", "/var/tmp", "/run", "/dev/shm")  # noqa: S108  sockets and other people's files live there
-_HIDDEN_AT_HOME = (".ssh", ".gnupg", ".aws", ".kube", ".netrc", ".git-credentials", ".config/git/credentials")
+_HIDDEN_AT_HOME = (
+    *(".ssh", ".gnupg", ".aws", ".azure", ".kube", ".docker", ".netrc", ".git-credentials", ".config/git/credentials"),
+    *(".config/gcloud", ".config/gh", ".config/op", ".1password", ".password-store", ".local/share/keyrings"),
+    *(".mozilla", ".config/google-chrome", ".config/chromium", ".vault-token", ".pypirc", ".npmrc", ".pgpass"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What the program may do: folders it may write, folders and files that are hidden, whether it has the network."""
+    """What the program may do: its own folders, others it may write, what is hidden, whether it has the network."""
 
     home: Path
+    own: Sequence[Path]
     writes: Sequence[Path]
     hides: Sequence[Path]
     reads: Sequence[Path]
@@ -74,9 +79,11 @@ def _cell(
     runtime = environ.get("XDG_RUNTIME_DIR")
     if runtime and Path(runtime) != home:
         hidden.append(Path(runtime))
+    if agent := environ.get("SSH_AUTH_SOCK"):  # a socket can be used through a folder that cannot be written
+        hidden.append(Path(agent))
     program = [Path(one) for one in runner.argv() if os.path.isabs(one) and os.path.exists(one)]
     reads = [*program, *(one.parent.parent for one in program[:1] if os.access(one, os.X_OK))]
-    return Cell(home, [clone.work, clone.folder / "tmp", *runner.writable(home)], hidden, reads, network)
+    return Cell(home, [clone.work, clone.folder / "tmp"], runner.writable(home), hidden, reads, network)
 
 
 @cache
@@ -95,7 +102,7 @@ def available(path: str | None) -> str | None:
 
 def wrapped(program: str, argv: Sequence[str], cell: Cell, cwd: Path) -> list[str]:
     """The argument list that runs `argv` in the cell. Later mounts lie over earlier ones."""
-    options = ["--unshare-all", "--die-with-parent", "--new-session"]
+    options = ["--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]  # else root could unmount
     options += ["--share-net"] if cell.network else []
     options += _SYSTEM
     for folder in _EMPTIED:
@@ -103,9 +110,11 @@ def wrapped(program: str, argv: Sequence[str], cell: Cell, cwd: Path) -> list[st
     options += _resolver() if cell.network else []
     for place in _covered([cell.home, *cell.reads, *cell.hides]):
         options += ["--ro-bind-try", os.fspath(place), os.fspath(place)]
+    for place in cell.writes:
+        options += ["--bind-try", os.fspath(place), os.fspath(place)]
     for place in [*(cell.home / name for name in _HIDDEN_AT_HOME), *cell.hides]:
         options += _hide(place)
-    for place in cell.writes:
+    for place in cell.own:
         options += ["--bind-try", os.fspath(place), os.fspath(place)]
     return [program, *options, "--chdir", os.fspath(cwd), "--", *argv]
 

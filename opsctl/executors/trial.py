@@ -53,7 +53,7 @@ def trial(
             job = Job(argv, env, clone.work, stdin.fileno(), timeout_s)
             ended = run(job, output=output.feed, stop=lambda: None)
         result = clone.collect(base, "check", _WHO, _WHO)
-        changed = clone.changed(base, result.tip) if result else []
+        changed = clone.changed(base, result.tip) if result.tip else []
     seconds = time.monotonic() - started
     if ended.reason == "timeout":
         return Trial(False, seconds, f"it took more than {timeout_s:g} s; {output.last_line}", walls)

@@ -4,6 +4,9 @@ A script of its own (`python -I -S warden.py CONTROL STATUS`), standard library 
 CONTROL (argv, env, cwd, timeout_s, grace_s), starts the program in a session of its own, and writes one line of JSON
 to STATUS. The program's tree is ended when the program ends, when its time is over, when `stop` comes, and when
 CONTROL is closed, which is what happens when opsctl is killed.
+
+It is two processes. The outer one only waits: should the inner one be killed, its tree falls to the outer one, which
+ends it. And the program itself is killed by the kernel when the inner one dies, whatever becomes of the outer one.
 """
 
 from __future__ import annotations
@@ -17,26 +20,45 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
-_SUBREAPER = 36
-_POLL_S = 0.05
+_SUBREAPER, _DEATH_SIGNAL = 36, 1
+"""Options of prctl(2): whoever loses its parent becomes a child of this process; a signal when the parent dies."""
+
+_POLL_S = 1.0
+_ROUNDS = 20
 _LAST_S = 20.0
 """After so long a tree that cannot be killed (a process that hangs in the kernel) is given up."""
 
 
 def main() -> None:
-    """Carry out one order."""
+    """The outer process: start the inner one, wait, and end what it left."""
     control, status = int(sys.argv[1]), int(sys.argv[2])
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # Ctrl-C is for opsctl, which then says stop
+        signal.signal(number, signal.SIG_IGN)
+    _prctl(_SUBREAPER, 1)
+    inner = os.fork()
+    if not inner:
+        _prctl(_SUBREAPER, 1)
+        _carry_out(control, status)
+        return
+    _let_go_of_output()
+    os.close(control)
+    os.close(status)
+    _, ended = os.waitpid(inner, 0)
+    if ended:
+        _kill_tree(None)
+
+
+def _carry_out(control: int, status: int) -> None:
+    """The inner process: one order."""
     os.set_inheritable(control, False)
     os.set_inheritable(status, False)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for opsctl, which then says stop
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _adopt_orphans()
     order = json.loads(_line(control))
     report: dict[str, object]
     try:
         child = subprocess.Popen(
-            order["argv"], env=order["env"], cwd=order["cwd"], start_new_session=True, preexec_fn=_fresh_signals
+            order["argv"], env=order["env"], cwd=order["cwd"], start_new_session=True, preexec_fn=_begin
         )
     except OSError as error:
         report = {"reason": "not started", "error": error.strerror or str(error)}
@@ -58,14 +80,15 @@ def _line(descriptor: int) -> bytes:
     return b"".join(parts)
 
 
-def _adopt_orphans() -> None:
-    """Whoever leaves its parent by a double fork becomes a child of this process (Linux)."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None, use_errno=True).prctl(_SUBREAPER, 1, 0, 0, 0)
+def _prctl(option: int, value: int) -> None:
+    with contextlib.suppress(OSError, AttributeError):  # Linux has it
+        ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
-def _fresh_signals() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
+def _begin() -> None:
+    """In the program's process, before it begins."""
+    _prctl(_DEATH_SIGNAL, signal.SIGKILL)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_DFL)
 
 
@@ -78,64 +101,118 @@ def _let_go_of_output() -> None:
 
 
 def _watch(child: subprocess.Popen[bytes], control: int, end: float) -> str:
-    while child.poll() is None:
-        if time.monotonic() >= end:
+    """Wait for the program, and collect orphans that ended meanwhile."""
+    ended = _told_of_ends()
+    while True:
+        _reap(child)
+        if child.returncode is not None:
+            return "ended"
+        left = end - time.monotonic()
+        if left <= 0:
             return "timeout"
-        if select.select([control], [], [], _POLL_S)[0]:
+        ready = select.select([control, ended], [], [], min(left, _POLL_S))[0]
+        if control in ready:
             return "stopped"
-    return "ended"
+        if ended in ready:
+            os.read(ended, 65536)
+
+
+def _told_of_ends() -> int:
+    """A descriptor that has something to read when a child has ended."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+    return read
 
 
 def _end_tree(child: subprocess.Popen[bytes], grace_s: float) -> int:
     """TERM, a while, then KILL until nobody is left. Returns how many had to be killed."""
-    _signal_all(signal.SIGTERM)
+    _signal_all(signal.SIGTERM, child)
     end = time.monotonic() + grace_s
     while _tree() and time.monotonic() < end:
         _reap(child)
         time.sleep(0.02)
+    return _kill_tree(child)
+
+
+def _kill_tree(child: subprocess.Popen[bytes] | None) -> int:
+    """First everybody is stopped, as nobody who is stopped can start another one; then killed."""
     killed, last = 0, time.monotonic() + _LAST_S
     while (alive := _tree()) and time.monotonic() < last:
         killed = max(killed, len(alive))
-        _signal_all(signal.SIGKILL)
+        for _ in range(_ROUNDS):
+            _signal_all(signal.SIGSTOP, child)
+            before, alive = alive, _tree()
+            if {*alive} <= {*before}:
+                break
+        _signal_all(signal.SIGKILL, child)
         _reap(child)
         time.sleep(0.01)
     _reap(child)
     return killed
 
 
-def _signal_all(number: int) -> None:
-    for pid in _tree():
+def _signal_all(number: int, child: subprocess.Popen[bytes] | None) -> None:
+    """By groups first: a group gets a signal at once, however fast its processes follow each other."""
+    tree = _tree()
+    groups = {group for group in tree.values() if group != os.getpgrp()}
+    if child and child.returncode is None:
+        groups.add(child.pid)
+    for group in groups:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, number)
+    for pid in tree:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
 
 
-def _reap(child: subprocess.Popen[bytes]) -> None:
+def _reap(child: subprocess.Popen[bytes] | None) -> None:
     """Collect the dead: the program by its own object, which keeps its status, then whoever was left to us."""
-    child.poll()
-    for pid in _tree(zombies=True):
-        if pid != child.pid:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
+    if child:
+        child.poll()
+    if not hasattr(os, "waitid"):  # macOS, where nobody is left to us
+        return
+    with contextlib.suppress(ChildProcessError):
+        while dead := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            if child and child.returncode is None and dead.si_pid == child.pid:  # else its number was used again
+                child.poll()
+            else:
+                os.waitpid(dead.si_pid, 0)
 
 
-def _tree(*, zombies: bool = False) -> list[int]:
-    """All descendants that live; or the dead ones that wait to be collected."""
-    parents: dict[int, list[tuple[int, bool]]] = {}
-    for name in os.listdir("/proc") if os.path.isdir("/proc/self") else []:
-        if name.isdigit():
-            try:
-                with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as file:
-                    state, parent = file.read().rpartition(")")[2].split()[:2]
-            except (OSError, ValueError):
-                continue
-            parents.setdefault(int(parent), []).append((int(name), state in "ZX"))
-    found, queue = [], [os.getpid()]
+def _tree() -> dict[int, int]:
+    """All descendants that live, each with its process group."""
+    children: dict[int, list[tuple[int, int]]] = {}
+    dead = set()
+    for pid, parent, group, state in _processes():
+        children.setdefault(parent, []).append((pid, group))
+        if state in "ZX":
+            dead.add(pid)
+    found, queue = {}, [os.getpid()]
     while queue:
-        for pid, dead in parents.get(queue.pop(), []):
+        for pid, group in children.get(queue.pop(), []):
             queue.append(pid)
-            if dead == zombies:
-                found.append(pid)
+            if pid not in dead:
+                found[pid] = group
     return found
+
+
+def _processes() -> Iterator[tuple[int, int, int, str]]:
+    """Every process: id, parent, group, and the letter of its state."""
+    if not os.path.isdir("/proc/self"):  # macOS
+        listed = subprocess.run(
+            ["/bin/ps", "-axo", "pid=,ppid=,pgid=,stat="], capture_output=True, text=True, check=False
+        )
+        rows = [row.split() for row in listed.stdout.splitlines()]
+        yield from ((int(row[0]), int(row[1]), int(row[2]), row[3][:1]) for row in rows if len(row) == 4)
+        return
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError, ValueError):
+                with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as file:
+                    state, parent, group = file.read().rpartition(")")[2].split()[:3]
+                yield int(name), int(parent), int(group), state
 
 
 if __name__ == "__main__":

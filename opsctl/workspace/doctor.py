@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from opsctl import __version__, ids
 from opsctl.errors import OpsError
+from opsctl.executors.sandbox import available
 from opsctl.git import command, lock, remote
 from opsctl.git.repo import library_versions
 from opsctl.gitobject import Entry
@@ -44,7 +45,7 @@ class Doctor:
 
     def examine(self, *, fix: bool = False) -> list[Check]:
         """Look at everything; with `fix` mend what can be mended without deciding anything for a person."""
-        parts = [self._versions, self._locks, self._refs, self._gate]
+        parts = [self._versions, self._sandbox, self._locks, self._refs, self._gate]
         found = [check for part in parts for check in self._guarded(part, fix)]
         closed = any(check.name == "gate" and check.level == "problem" for check in found)
         parts = [] if closed else [self._drift, self._topics, self._policy, self._objects]
@@ -63,6 +64,16 @@ class Doctor:
         libraries = ", ".join(f"{name} {found}" for name, found in library_versions().items())
         words = f"opsctl {__version__}, Python {platform.python_version()}, {git}, {ssh}, {libraries}"
         yield Check("ok", "versions", words)
+
+    def _sandbox(self, _: bool) -> Iterator[Check]:
+        found = available(self._base.environ.get("PATH"))
+        if found:
+            yield Check(
+                "ok", "sandbox", f"{found} works: programs of runs see no network, no keys, no other folder to write"
+            )
+            return
+        hint = "install bubblewrap (Linux), and allow unprivileged user namespaces"
+        yield Check("note", "sandbox", "none works here: the program of a run can do whatever you can do", hint)
 
     def _locks(self, fix: bool) -> Iterator[Check]:
         found = [path for path in lock.ref_locks(self._repo.common) if lock.is_stale(self._repo.common, path)]

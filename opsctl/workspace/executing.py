@@ -12,12 +12,14 @@ from opsctl.executors.output import Output
 from opsctl.executors.process import Ended, Job, run
 from opsctl.executors.sandbox import walled
 from opsctl.git.command import Git, environment
-from opsctl.message import format_message, one_line
+from opsctl.message import format_message
 from opsctl.models import Approved, Run
 from opsctl.runners import Runner, load
 from opsctl.runrecord import CANCELLED, DONE, ERROR, RUNNING
 from opsctl.runterms import Terms, Wish
+from opsctl.secretscan import redact
 from opsctl.store import APPROVED, RESULTS
+from opsctl.text import one_line
 from opsctl.workspace.base import Base
 from opsctl.workspace.desk import Desk
 from opsctl.workspace.hold import KEEP, Hold, sweep
@@ -87,6 +89,9 @@ class Executing:
         except KeyboardInterrupt:
             self._runs.finish(made.ulid, CANCELLED, {"message": "interrupted by the person who ran it"})
             raise
+        except OSError as error:
+            cause = error.strerror or str(error)
+            return self._runs.finish(made.ulid, ERROR, {"message": f"a file of the run could not be used ({cause})"})
         except OpsError as error:
             status = CANCELLED if error.kind in ("refused", "integrity") else ERROR
             ended = self._runs.finish(made.ulid, status, {"message": _told(error)})
@@ -113,7 +118,12 @@ class Executing:
             clone.make(work.base, self._base.who)
             if settings.keep:
                 (clone.folder / KEEP).touch()
-            facts = {"base": work.base, "argv": runner.argv(), "sandbox": walls, "holder": self._base.who[0]}
+            facts = {
+                "base": work.base,
+                "argv": [redact(one) for one in runner.argv()],
+                "sandbox": walls,
+                "holder": self._base.who[0],
+            }
             self._runs.tell(made.ulid, RUNNING, facts)
             ended, output = self._supervised(work, argv, watch)
             return self._concluded(work, ended, output)
@@ -184,15 +194,16 @@ class Executing:
         else:
             status, message = _judged(ended, work, output)
             result = work.clone.collect(work.base, self._message(work), self._author(work), self._base.who)
-            if result:
+            message = "; ".join(part for part in (message, result.note) if part)
+            if result.tip:
                 status, message, found = self._taken(work, result, status, message)
                 facts |= found
         return self._runs.finish(work.run.ulid, status, {**facts, "message": message}, output=data)
 
     def _taken(self, work: _Work, result: Result, status: str, message: str) -> tuple[str, str, dict[str, object]]:
         """The changes become a branch; those outside the target make it an error, and mark the branch."""
-        changed = work.clone.changed(work.base, result.tip)
-        outside = [one_line(path)[:200] for path in changed if not runterms.is_within(path, work.terms.target.paths)]
+        changed = work.clone.changed(work.base, str(result.tip))
+        outside = [one_line(path, 200) for path in changed if not runterms.is_within(path, work.terms.target.paths)]
         if outside:
             said = f"{len(outside)} files outside target.paths were changed: {', '.join(outside[:5])}"
             status, message = ERROR, "; ".join(part for part in (message, said) if part)
@@ -200,8 +211,7 @@ class Executing:
         work.clone.hand_over(self._git, result)
         name = f"{RESULTS}r_{work.run.ulid}"
         with self._base.store.lock():
-            self._base.store.move(name, None, result.tip, f"opsctl: result of r_{work.run.ulid}")
-        message = "; ".join(part for part in (message, result.note) if part)
+            self._base.store.move(name, None, str(result.tip), f"opsctl: result of r_{work.run.ulid}")
         return status, message, {"result": result.tip, "result_ref": name, "outside": outside[:50]}
 
     def _author(self, work: _Work) -> tuple[str, str]:
@@ -215,6 +225,8 @@ class Executing:
 def _judged(ended: Ended, work: _Work, output: Output) -> tuple[str, str]:
     if ended.reason == "timeout":
         return ERROR, f"it took more than {work.limit_s} s"
+    if ended.reason == "lost":
+        return ERROR, "what watched over its program was killed"
     if ended.signal:
         return ERROR, f"ended by signal {ended.signal}"
     if ended.exit_code:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from opsctl.errors import OpsError
-from opsctl.executors.clone import remove
+from opsctl.executors.theirs import remove
 
 KEEP = "keep"
 """A file of this name beside a run's clone says that a person wants to look at it."""
