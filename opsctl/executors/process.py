@@ -163,7 +163,7 @@ def _end(warden: subprocess.Popen[bytes], grace_s: float) -> None:
         warden.kill()
         warden.wait()
     end = time.monotonic() + grace_s + 25
-    while warden.returncode != 0 and time.monotonic() < end and (left := _left()):
+    while time.monotonic() < end and (left := _left()):
         for pid, is_warden in left:
             if not is_warden:  # an inner one that lives on does its work, and then reports
                 with contextlib.suppress(OSError):

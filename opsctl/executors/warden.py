@@ -156,7 +156,7 @@ def _kill_tree(child: subprocess.Popen[bytes] | None) -> int:
 def _signal_all(number: int, child: subprocess.Popen[bytes] | None) -> None:
     """By groups first: a group gets a signal at once, however fast its processes follow each other."""
     tree = _tree()
-    groups = {group for group in tree.values() if group != os.getpgrp()}
+    groups = {group for group in _tree(dead=True).values() if group != os.getpgrp()}
     if child and child.returncode is None:
         groups.add(child.pid)
     for group in groups:
@@ -181,19 +181,19 @@ def _reap(child: subprocess.Popen[bytes] | None) -> None:
                 os.waitpid(dead.si_pid, 0)
 
 
-def _tree() -> dict[int, int]:
-    """All descendants that live, each with its process group."""
+def _tree(*, dead: bool = False) -> dict[int, int]:
+    """All descendants that live, each with its process group; the dead too, whose group may have others in it."""
     children: dict[int, list[tuple[int, int]]] = {}
-    dead = set()
+    gone = set()
     for pid, parent, group, state in _processes():
         children.setdefault(parent, []).append((pid, group))
-        if state in "ZX":
-            dead.add(pid)
+        if state in "ZX" and not dead:
+            gone.add(pid)
     found, queue = {}, [os.getpid()]
     while queue:
         for pid, group in children.get(queue.pop(), []):
             queue.append(pid)
-            if pid not in dead:
+            if pid not in gone:
                 found[pid] = group
     return found
 
