@@ -44,6 +44,10 @@ class Places:
         """The folder of what was verified for one root in one clone."""
         return self.state / f"{root[:16]}-{_clone(common)}"
 
+    def spent(self, root: str) -> Path:
+        """The file of how often items of one root were run, by all its clones on this machine."""
+        return self.state / f"spent-{root[:16]}.sqlite"
+
     def clones(self, common: Path) -> Path:
         """The folder in which the runs of one clone work."""
         return self.cache / "runs" / _clone(common)

@@ -1,4 +1,4 @@
-"""Who holds a run on this machine, and how often an item was run: facts that notes may not decide. Imports errors.
+"""Who holds a run on this machine, and which runs an item had: facts that notes may not decide. Imports errors.
 
 Lease tokens are kept as hashes, outside every repository. A lease ends by the time since boot, which no change of the
 clock moves (RN-16); after a reboot the wall clock has to do.
@@ -11,7 +11,7 @@ import hmac
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,8 +24,8 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS lease (
     run TEXT PRIMARY KEY, hash TEXT, seconds REAL, boot TEXT, up REAL, wall REAL, generation INTEGER) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS process (run TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS spent (item TEXT PRIMARY KEY, count INTEGER) WITHOUT ROWID;
 """
+_SPENT = "CREATE TABLE IF NOT EXISTS spent (item TEXT, run TEXT, PRIMARY KEY (item, run)) WITHOUT ROWID;"
 Uptime = Callable[[], tuple[str, float]]
 
 
@@ -48,24 +48,22 @@ class Lease:
     ended: bool
 
 
-class Leases:
-    """The local state of runs of one clone."""
+class _Local:
+    """A small database outside every repository. What it says survives a crash."""
 
-    def __init__(self, path: Path, *, now: Callable[[], datetime], uptime: Uptime) -> None:
-        self._now = now
-        self._uptime = uptime
+    def __init__(self, path: Path, schema: str) -> None:
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._database = sqlite3.connect(path, timeout=10, isolation_level=None)
             self._database.execute("PRAGMA synchronous = FULL")
-            self._database.executescript(_SCHEMA)
+            self._database.executescript(schema)
         except (sqlite3.Error, OSError) as error:
             raise self._unusable(error) from None
 
     def _unusable(self, error: Exception) -> OpsError:
         hint = f"mend the permissions or make room; a damaged file can be moved away: {self._path}"
-        return OpsError("disk", "the leases of this machine cannot be used", cause=str(error), hint=hint)
+        return OpsError("disk", "what this machine knows of runs cannot be used", cause=str(error), hint=hint)
 
     @contextmanager
     def _guarded(self) -> Iterator[sqlite3.Connection]:
@@ -73,6 +71,33 @@ class Leases:
             yield self._database
         except sqlite3.Error as error:
             raise self._unusable(error) from None
+
+
+class Spent(_Local):
+    """Which runs were made of items whose runs are counted: for all clones of one root on this machine."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, _SPENT)
+
+    def runs(self, item: str) -> set[str]:
+        """The runs that are known of."""
+        with self._guarded() as database:
+            return {row[0] for row in database.execute("SELECT run FROM spent WHERE item = ?", (item,))}
+
+    def add(self, item: str, runs: Iterable[str]) -> None:
+        """Remember runs, whatever becomes of the notes."""
+        with self._guarded() as database, database:
+            database.execute("BEGIN IMMEDIATE")
+            database.executemany("INSERT OR IGNORE INTO spent VALUES (?, ?)", [(item, run) for run in runs])
+
+
+class Leases(_Local):
+    """The workers of one clone."""
+
+    def __init__(self, path: Path, *, now: Callable[[], datetime], uptime: Uptime) -> None:
+        self._now = now
+        self._uptime = uptime
+        super().__init__(path, _SCHEMA)
 
     # -- leases of outside agents -------------------------------------------------------------------------------
 
@@ -132,20 +157,6 @@ class Leases:
         with self._guarded() as database:
             database.execute("DELETE FROM process WHERE run = ?", (run,))
             database.execute("DELETE FROM lease WHERE run = ?", (run,))
-
-    # -- how often ----------------------------------------------------------------------------------------------
-
-    def spent(self, item: str) -> int:
-        """How many runs of an item this machine has made."""
-        with self._guarded() as database:
-            row = database.execute("SELECT count FROM spent WHERE item = ?", (item,)).fetchone()
-        return int(row[0]) if row else 0
-
-    def spend(self, item: str, at_least: int) -> None:
-        """Count one more run; what the notes say counts too where it is more."""
-        with self._guarded() as database:
-            count = max(self.spent(item), at_least) + 1
-            database.execute("INSERT OR REPLACE INTO spent VALUES (?, ?)", (item, count))
 
 
 def _hash(token: str) -> str:

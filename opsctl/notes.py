@@ -6,19 +6,27 @@ follows its own rule; both are read here, and what is there is followed.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from opsctl.errors import OpsError
 from opsctl.gitobject import BLOB, FILE, Entry
+from opsctl.message import MalformedMessage, parse_trailers
 from opsctl.store import NOTES, Store
-from opsctl.treediff import diff, lookup
+from opsctl.treediff import Changes, TooManyChanges, diff, lookup
 
 RUNS, ARCHIVE = NOTES + "runs", NOTES + "runs-archive"
 NOTE_LIMIT = 32 * 1024 * 1024
 """Bytes of one note, which holds all runs of one approval that are not archived yet."""
 
-_TRIES = 8
+NOTES_LIMIT = 2_000_000
+"""Notes of one ref; a few small trees can unfold to a million million of them, which nobody shall have to walk."""
+
+_DEEPEST = 4
+"""Folders within folders: git makes one of a hundred thousand notes, and two of many millions."""
+
+_TRIES = 30
 _HEX = frozenset("0123456789abcdef")
 _Edits = Callable[[str | None], dict[str, Entry | None]]
 
@@ -29,6 +37,13 @@ class Append(NamedTuple):
     target: str
     lines: tuple[str, ...]
     objects: tuple[bytes, ...] = ()
+
+
+class Moved(NamedTuple):
+    """From which commit of the notes to which a write went."""
+
+    old: str | None
+    new: str
 
 
 class Notes:
@@ -60,21 +75,44 @@ class Notes:
     def _text(self, entry: Entry) -> str:
         return self._repo.read(entry.oid, BLOB, limit=NOTE_LIMIT).decode("utf-8", "replace")
 
+    def is_there(self, target: str) -> bool:
+        """True where the annotated object is in this clone."""
+        return self._repo.exists(target)
+
+    def is_about(self, target: str, item: str, digest: str) -> bool:
+        """True where the annotated object is a commit that says of itself that it approves just these bytes.
+
+        Runs of an item stand on its approval; the same written on any other object is nobody's record (ID-12).
+        """
+        try:
+            trailers = parse_trailers(self._repo.commit(target).message)
+        except (OpsError, MalformedMessage):
+            return False
+        said = (trailers.get("Ops-Kind"), trailers.get("Ops-Id"), trailers.get("Ops-Digest"))
+        return said == ("approve", item, digest)
+
     def changes(self, old: str | None, new: str | None) -> Iterator[tuple[str, str | None]]:
         """What differs between two commits of the notes: the annotated object, and its note's blob (None: gone)."""
         seen: dict[str, str | None] = {}
-        for path, (_, entry) in diff(self._repo, self.tree(old), self.tree(new)).items():
+        for path, (_, entry) in self._diff(self.tree(old), self.tree(new)).items():
             target = path.replace("/", "")
             if len(target) == 40 and _HEX.issuperset(target):
                 seen[target] = entry.oid if entry else seen.get(target)
         yield from seen.items()
 
-    def append(self, items: Iterable[Append], reason: str, who: tuple[str, str]) -> None:
+    def _diff(self, old: str | None, new: str | None) -> Changes:
+        try:
+            return diff(self._repo, old, new, limit=NOTES_LIMIT, depth=_DEEPEST)
+        except TooManyChanges:
+            hint = f"look at what was added: git log --stat {self._ref}; an older state: git update-ref {self._ref} OLD"
+            raise OpsError("too_large", f"{self._ref} holds more than {NOTES_LIMIT:,} notes", hint=hint) from None
+
+    def append(self, items: Iterable[Append], reason: str, who: tuple[str, str]) -> Moved:
         """Add lines to notes, all or none. The caller holds the lock. Raises `ref_conflict`, `disk`."""
         rows = list(items)
-        self._change(lambda tree: self._appended(tree, rows), reason, who)
+        return self._change(lambda tree: self._appended(tree, rows), reason, who)
 
-    def rewrite(self, texts: Mapping[str, str], reason: str, who: tuple[str, str]) -> None:
+    def rewrite(self, texts: Mapping[str, str], reason: str, who: tuple[str, str]) -> Moved:
         """Replace notes by other texts; an empty text removes the note. The caller holds the lock."""
 
         def edits(tree: str | None) -> dict[str, Entry | None]:
@@ -83,11 +121,15 @@ class Notes:
                 for target, text in texts.items()
             }
 
-        self._change(edits, reason, who)
+        return self._change(edits, reason, who)
 
-    def _change(self, make: _Edits, reason: str, who: tuple[str, str]) -> None:
-        """One commit; again on the new tip where a plain git was first."""
-        for attempt in range(_TRIES):
+    def _change(self, make: _Edits, reason: str, who: tuple[str, str]) -> Moved:
+        """One commit; again on the new tip where a plain git was first, or wrote before ours was read back.
+
+        Then a line may stand twice, which is the same as once.
+        """
+        attempts = itertools.count(1)
+        while True:
             tip = self.tip()
             tree = self._store.edit_tree(self.tree(tip), make(self.tree(tip)))
             commit = self._store.stage_commit(
@@ -96,23 +138,26 @@ class Notes:
             try:
                 self._repo.flush()
                 self._store.move(self._ref, tip, commit, reason)
-                return
+                return Moved(tip, commit)
             except OpsError as error:
                 self._repo.forget()
-                if error.code != "ref_conflict" or attempt + 1 == _TRIES:
+                was_first = error.code == "ref_conflict" or (error.code == "disk" and self.tip() not in (tip, None))
+                if not was_first or next(attempts) == _TRIES:
                     raise
 
     def _appended(self, tree: str | None, rows: list[Append]) -> dict[str, Entry | None]:
         edits: dict[str, Entry | None] = {}
         for row in rows:
+            for data in row.objects:
+                kept = self._store.file(data)
+                edits[self._place(tree, kept.oid)] = kept  # a note on the object itself: git keeps and merges it
+            if not row.lines:
+                continue
             place = self._place(tree, row.target)
             before = edits.get(place) or (lookup(self._repo, tree, place) if tree else None)
             text = self._text(before) if before else ""
             text += "" if text.endswith("\n") or not text else "\n"
             edits[place] = self._store.file((text + "".join(f"{line}\n" for line in row.lines)).encode())
-            for data in row.objects:
-                kept = self._store.file(data)
-                edits[self._place(tree, kept.oid)] = kept  # a note on the object itself: git keeps and merges it
         return edits
 
     def _place(self, tree: str | None, target: str) -> str:

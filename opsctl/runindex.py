@@ -6,8 +6,9 @@ notes and the run record.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,31 @@ from opsctl.errors import OpsError
 from opsctl.models import Run
 from opsctl.notes import Notes
 
-_LAYOUT = 1
+_LAYOUT = 2
 _SCHEMA = f"""
-DROP TABLE IF EXISTS about; DROP TABLE IF EXISTS run;
+DROP TABLE IF EXISTS about; DROP TABLE IF EXISTS run; DROP TABLE IF EXISTS homeless;
+DROP TABLE IF EXISTS written;
 CREATE TABLE about (tip TEXT);
+CREATE TABLE written (tip TEXT PRIMARY KEY, base TEXT, length INTEGER) WITHOUT ROWID;
+CREATE TABLE homeless (note TEXT PRIMARY KEY, blob TEXT) WITHOUT ROWID;
 CREATE TABLE run (
-    ulid TEXT, note TEXT, item TEXT, status TEXT, executor TEXT, key TEXT, lines TEXT, PRIMARY KEY (ulid, note)
+    ulid TEXT, note TEXT, item TEXT, status TEXT, executor TEXT, key TEXT, tail TEXT, lines TEXT,
+    PRIMARY KEY (ulid, note)
 ) WITHOUT ROWID;
 CREATE INDEX run_item ON run (item, ulid);
 CREATE INDEX run_note ON run (note);
 CREATE INDEX run_status ON run (status, ulid);
+CREATE INDEX run_tail ON run (tail, ulid);
 CREATE INDEX run_key ON run (key) WHERE key IS NOT NULL;
 PRAGMA user_version = {_LAYOUT};
 """
 _ORDER = "ORDER BY ulid DESC"
+_TRIES = 8
+_TAIL = 4
+_LATELY = 20
+"""Writes during which a plain `git notes` may have been under way."""
+
+_Row = tuple[str, str, str, str, str, str | None, str, str]
 
 
 class RunIndex:
@@ -43,43 +55,111 @@ class RunIndex:
             self._database = _connected(str(path))
             self._prepare()
         except (sqlite3.Error, OSError):
-            self._database = _connected(":memory:")
-            self._prepare()
+            self._start_over()
 
     def _prepare(self) -> None:
         if self._database.execute("PRAGMA user_version").fetchone()[0] != _LAYOUT:
             self._database.executescript(_SCHEMA)
 
+    def _start_over(self) -> None:
+        self._database = _connected(":memory:")
+        self._prepare()
+
     def follow(self) -> None:
         """Take in what changed since the last time."""
+        for _ in range(_TRIES):
+            try:
+                if self._followed():
+                    return
+            except sqlite3.Error:  # a damaged file, or a disk without room
+                self._start_over()
+        self._start_over()  # others never stop changing it
+        self._followed()
+
+    def written(self) -> list[tuple[str, str | None]]:
+        """Commits of the notes that this clone wrote one on the other lately: the last, and what the first stood on."""
+        return [(tip, base) for tip, base in self._ask("SELECT tip, base FROM written")]
+
+    def wrote(self, old: str | None, new: str) -> None:
+        """Remember such a commit. Best effort: the record is the notes."""
+        with contextlib.suppress(sqlite3.Error), self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            known = self._database.execute("SELECT base, length FROM written WHERE tip = ?", (old,)).fetchone()
+            base, length = known if known and known[1] < _LATELY else (old, 0)
+            self._database.execute("DELETE FROM written WHERE tip = ?", (old,))
+            self._database.execute("INSERT OR REPLACE INTO written VALUES (?, ?, ?)", (new, base, length + 1))
+
+    def settled(self, tip: str) -> None:
+        """What that commit wrote is in the record."""
+        with contextlib.suppress(sqlite3.Error), self._database:
+            self._database.execute("DELETE FROM written WHERE tip = ?", (tip,))
+
+    def _followed(self) -> bool:
+        """False where another process changed the index at the same time."""
         tip = self._notes.tip()
         row = self._database.execute("SELECT tip FROM about").fetchone()
-        if row is None or row[0] != tip:
-            try:
-                self._take(row[0] if row else None, tip)
-            except OpsError as error:  # the commit that was indexed last is gone
-                if error.code != "corrupt_object" or row is None:
-                    raise
-                self._take(None, tip)
+        if row and row[0] == tip:
+            return self._housed()
+        try:
+            return self._take(row, row[0] if row else None, tip)
+        except OpsError as error:  # the commit that was indexed last is gone
+            if error.code != "corrupt_object" or row is None:
+                raise
+            return self._take(row, None, tip)
 
-    def _take(self, old: str | None, new: str | None) -> None:
-        changed = list(self._notes.changes(old, new))
-        rows = [row for target, blob in changed if blob and blob != target for row in self._rows(target, blob)]
+    def _take(self, seen: tuple[str | None] | None, old: str | None, new: str | None) -> bool:
+        changed = [(target, blob) for target, blob in self._notes.changes(old, new) if blob != target]
+        rows, homeless = self._read(changed)
         with self._database:
             self._database.execute("BEGIN IMMEDIATE")
+            if self._database.execute("SELECT tip FROM about").fetchone() != seen:
+                return False
             if old is None:
                 self._database.execute("DELETE FROM run")
-            self._database.executemany("DELETE FROM run WHERE note = ?", [(target,) for target, _ in changed])
-            self._database.executemany("INSERT OR REPLACE INTO run VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+                self._database.execute("DELETE FROM homeless")
+            self._put([target for target, _ in changed], rows, homeless)
             self._database.execute("DELETE FROM about")
             self._database.execute("INSERT INTO about VALUES (?)", (new,))
+        return True
 
-    def _rows(self, target: str, blob: str) -> Iterator[tuple[object, ...]]:
-        for ulid, events in runrecord.parse_note(self._notes.text(blob)).items():
+    def _put(self, notes: list[str], rows: list[_Row], homeless: list[tuple[str, str]]) -> None:
+        for table in ("run", "homeless"):
+            self._database.executemany(f"DELETE FROM {table} WHERE note = ?", [(note,) for note in notes])  # noqa: S608
+        self._database.executemany("INSERT OR REPLACE INTO run VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        self._database.executemany("INSERT OR REPLACE INTO homeless VALUES (?, ?)", homeless)
+
+    def _housed(self) -> bool:
+        """Notes on approvals that were not here yet: some may have come. Always True."""
+        waiting = self._database.execute("SELECT note, blob FROM homeless LIMIT 100").fetchall()
+        come = [(note, blob) for note, blob in waiting if self._notes.is_there(note)]
+        if come:
+            rows, homeless = self._read(come)
+            with self._database:
+                self._database.execute("BEGIN IMMEDIATE")
+                self._put([note for note, _ in come], rows, homeless)
+        return True
+
+    def _read(self, changed: Iterable[tuple[str, str | None]]) -> tuple[list[_Row], list[tuple[str, str]]]:
+        """The rows of notes; and the notes whose approval is not here."""
+        rows: list[_Row] = []
+        homeless: list[tuple[str, str]] = []
+        for target, blob in changed:
+            if blob and self._notes.is_there(target):
+                rows += self._rows(target, blob)
+            elif blob:
+                homeless.append((target, blob))
+        return rows, homeless
+
+    def _rows(self, target: str, blob: str) -> Iterator[_Row]:
+        try:
+            text = self._notes.text(blob)
+        except OpsError:  # too large, missing, or no file: that note, and no other
+            return
+        for ulid, events in runrecord.parse_note(text).items():
             run = runrecord.fold(events, target)
-            if run:
+            if run and self._notes.is_about(target, run.item, run.digest):
                 lines = "\n".join(map(runrecord.format_event, events))
-                yield ulid, target, run.item, run.status, run.executor, run.key, lines
+                yield ulid, target, run.item, run.status, run.executor, run.key, ulid[-_TAIL:], lines
 
     # -- questions ----------------------------------------------------------------------------------------------
 
@@ -112,15 +192,27 @@ class RunIndex:
     def matching(self, part: str) -> list[str]:
         """The ids that a part begins or ends."""
         query = "SELECT DISTINCT ulid FROM run WHERE ulid LIKE ? OR ulid LIKE ? LIMIT 20"
-        return [row[0] for row in self._database.execute(query, (f"{part}%", f"%{part}"))]
+        return [row[0] for row in self._ask(query, (f"{part}%", f"%{part}"))]
 
-    def ulids(self) -> list[str]:
-        """Every id."""
-        return [row[0] for row in self._database.execute("SELECT DISTINCT ulid FROM run")]
+    def alike(self, ulids: Iterable[str]) -> set[str]:
+        """Every id that ends as one of these, or begins as one of these ends: what a short form could mean too."""
+        found: set[str] = set()
+        for tail in {ulid[-_TAIL:] for ulid in ulids}:
+            query = "SELECT ulid FROM run WHERE tail = ? UNION SELECT ulid FROM run WHERE ulid >= ? AND ulid < ?"
+            found.update(row[0] for row in self._ask(query, (tail, tail, tail + "~")))
+        return found
+
+    def _ask(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        try:
+            return self._database.execute(query, values).fetchall()
+        except sqlite3.Error:  # a file that is damaged further in
+            self._start_over()
+            self.follow()
+            return self._database.execute(query, values).fetchall()
 
     def _runs(self, rest: str, values: Sequence[Any]) -> list[Run]:
         found = []
-        for note, lines in self._database.execute(f"SELECT note, lines FROM run {rest}", values):  # noqa: S608
+        for note, lines in self._ask(f"SELECT note, lines FROM run {rest}", values):  # noqa: S608
             for events in runrecord.parse_note(lines).values():
                 run = runrecord.fold(events, note)
                 found += [run] if run else []

@@ -52,15 +52,29 @@ def is_key(text: str) -> bool:
 
 
 def format_event(event: Event) -> str:
-    """The line. Facts without a value are left out; long text is cut."""
-    facts = {name: _short(value) for name, value in event.facts.items() if value not in (None, "", [], {})}
-    row = {"id": event.ulid, "run": f"r_{event.run}", "event": event.kind, "at": utc(event.at), **facts}
-    return json.dumps(row, ensure_ascii=True, separators=(",", ":"))
+    """The line. Facts without a value are left out, and long ones are cut until the line is one that is read again."""
+    head = {"id": event.ulid, "run": f"r_{event.run}", "event": event.kind, "at": utc(event.at)}
+    given = {name: value for name, value in event.facts.items() if value not in (None, "", [], {})}
+    for room in (TEXT_LIMIT, 500, 100, 30):
+        facts = {name: _short(value, room) if _FACTS.get(name) in _CUTTABLE else value for name, value in given.items()}
+        line = json.dumps(head | facts, ensure_ascii=True, separators=(",", ":"))
+        if len(line) <= LINE_LIMIT:
+            break
+    return line
 
 
-def _short(value: Any) -> Any:
-    if isinstance(value, str) and len(value) > TEXT_LIMIT:
-        return value[: TEXT_LIMIT - 1] + "…"
+def _short(value: Any, room: int) -> Any:
+    """A text, or a list of texts, cut to so many characters; a character may take twelve in the line."""
+    if isinstance(value, str):
+        return value if len(value) <= room else value[: room - 1] + "…"
+    if isinstance(value, (list, tuple)):
+        rows: list[str] = []
+        for one in value:
+            rows.append(_short(one, max(room // 4, 50)))
+            room -= len(rows[-1])
+            if room < 0:
+                return [*rows[:-1], "…"]
+        return rows
     return value
 
 
@@ -71,22 +85,28 @@ def parse_event(line: str) -> Event | None:
     try:
         row = json.loads(line, object_pairs_hook=_unique)
         ulid, run, kind, at = row.pop("id"), row.pop("run"), row.pop("event"), row.pop("at")
+        row = {name: value for name, value in row.items() if name in _FACTS}  # a later version may say more
         known = kind in _KINDS and all(_FACTS[name](value) for name, value in row.items())
-        if not known or not ids.is_ulid(ulid) or not all(name in row for name in _NEEDED.get(kind, ())):
+        if (
+            not known
+            or not ids.is_ulid(ulid)
+            or line[7:33] != ulid
+            or not all(name in row for name in _NEEDED.get(kind, ()))
+        ):
             return None
         return Event(ulid, ids.parse_full(run, "r"), kind, _when(at), row)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OpsError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, OpsError):
         return None
 
 
 def parse_note(text: str) -> dict[str, list[Event]]:
-    """The events of a note by run, each in order."""
+    """The events of a note by run, each in order: the order of the lines as text, whatever order they stand in."""
     found: dict[str, list[Event]] = {}
-    for line in text.splitlines():
+    for line in sorted(set(text.split("\n"))):
         event = parse_event(line)
         if event:
             found.setdefault(event.run, []).append(event)
-    return {run: sorted(events, key=lambda event: event.ulid) for run, events in found.items()}
+    return found
 
 
 def fold(events: Iterable[Event], commit: str) -> Run | None:
@@ -119,6 +139,7 @@ def _created(event: Event, commit: str) -> Run:
         attempt=facts.get("attempt", 1),
         retry_of=facts.get("retry_of"),
         by=facts.get("by", ""),
+        clone=facts.get("clone"),
         created_at=event.at,
         base=facts.get("base"),
         key=facts.get("key"),
@@ -214,5 +235,6 @@ _FACTS: dict[str, Callable[[Any], bool]] = {
     "output_bytes": _is_count,
     "cut_bytes": _is_count,
 }
+_CUTTABLE = (_is_text, _is_list)
 _KINDS = frozenset({"created", "message", CLAIMED, RUNNING, *TERMINAL})
 _NEEDED = {"created": ("item", "digest", "executor")}

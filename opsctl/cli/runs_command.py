@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from opsctl import ids, text
+from opsctl import text
 from opsctl.cli.app import command
 from opsctl.cli.options import RunId, read_file
 from opsctl.cli.prune_command import duration
@@ -87,17 +87,13 @@ def _looking(group: typer.Typer) -> None:
 
 
 def _table(session: Session, found: list[Run]) -> None:
-    suffixes = ids.shortest_suffixes([run.ulid for run in found], {*session.workspace.runs.ulids(), *_all(found)})
+    suffixes = session.workspace.runs.suffixes(found)
     columns = {"id": "yellow", "status": None, "executor": None, "age": "dim", "item": None, "message": None}
     rows = (
         [suffixes[r.ulid], r.status, r.runner or r.executor, age(r.created_at), f"a_…{r.item[-6:]}", r.message]
         for r in found
     )
     session.table(columns, rows)
-
-
-def _all(found: list[Run]) -> set[str]:
-    return {run.ulid for run in found}
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:

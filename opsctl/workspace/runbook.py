@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 
 from opsctl import ids, runrecord, runterms
 from opsctl.errors import OpsError
-from opsctl.leases import Leases
-from opsctl.models import Run
+from opsctl.git.command import Git
+from opsctl.leases import Leases, Spent
+from opsctl.models import Approved, Document, Run
 from opsctl.notes import ARCHIVE, RUNS, Append, Notes
 from opsctl.runindex import RunIndex
 from opsctl.runrecord import ACTIVE, CLAIMED, EXPIRED, LOST, PENDING, RUNNING, TERMINAL, Event
@@ -21,7 +23,6 @@ from opsctl.workspace.hold import is_held, sweep
 
 OUTPUT_LIMIT = 8 * 1024 * 1024
 """Bytes of an output that are read."""
-
 
 _ALL = 2**31
 
@@ -33,6 +34,11 @@ class Runbook:
         self._base = base
         self._desk = desk
         self.folder = base.memory().folder
+
+    @property
+    def clone(self) -> str:
+        """Names this clone in the record: whose processes and leases a run hangs on."""
+        return self.folder.name[-16:]
 
     @cached_property
     def notes(self) -> Notes:
@@ -68,6 +74,10 @@ class Runbook:
         """What this machine knows of its workers."""
         return Leases(self.folder / "leases.sqlite", now=self._base.now, uptime=self._base.uptime)
 
+    @cached_property
+    def _spent(self) -> Spent:
+        return Spent(self._base.places.spent(self._base.root()))
+
     # -- reading ------------------------------------------------------------------------------------------------
 
     def run(self, ulid: str) -> Run:
@@ -81,6 +91,30 @@ class Runbook:
         """Every run of an item."""
         rows = {run.ulid: run for run in (*self.archived.of_item(item), *self.live.of_item(item))}
         return list(rows.values())
+
+    def made(self, document: Document, *, before: Run | None = None) -> int:
+        """How many runs of an item were made, by its notes and by what this machine remembers of all its clones.
+
+        Notes can be lost, or deleted by whoever wants one run more. With `before`: other runs, older than that one
+        where only the notes tell of them.
+        """
+        if document.run.max_runs is None:
+            return 0
+        noted = {run.ulid for run in self.of_item(document.ulid)}
+        if before is None:
+            return len(noted | self._spent.runs(document.ulid))
+        noted = {ulid for ulid in noted if ulid < before.ulid}
+        return len((noted | self._spent.runs(document.ulid)) - {before.ulid})
+
+    def spend(self, approved: Approved, ulid: str) -> None:
+        """Remember a run of an item whose runs are counted, and those that the notes tell of."""
+        document = approved.document
+        if document.run.max_runs is not None:
+            self._spent.add(document.ulid, {ulid, *(run.ulid for run in self.of_item(document.ulid))})
+
+    def alike(self, ulids: Sequence[str]) -> set[str]:
+        """Ids that a short form of one of these could mean."""
+        return self.live.alike(ulids) | self.archived.alike(ulids)
 
     def with_key(self, key: str) -> Run | None:
         """The run that an idempotency key made."""
@@ -99,7 +133,9 @@ class Runbook:
     def new_ulid(self, after: str = "") -> str:
         """A new ULID, later than another one whatever the clock says (RN-16)."""
         fresh = self._base.new_ulid()
-        return fresh if fresh > after else ids.successor(after)
+        if fresh <= after and ids.is_ulid(later := ids.successor(after)):
+            return later
+        return fresh  # also where a stranger's line claims the end of time
 
     def write(
         self, commit: str, run: str, kind: str, facts: dict[str, Any], *, after: str, objects: tuple[bytes, ...] = ()
@@ -107,7 +143,8 @@ class Runbook:
         """Add an event; the caller holds the lock and has looked at the run under it."""
         event = Event(self.new_ulid(after), run, kind, self._base.now(), facts)
         line = runrecord.format_event(event)
-        self.notes.append([Append(commit, (line,), objects)], f"runs: r_{run} {kind}", self._base.who)
+        moved = self.notes.append([Append(commit, (line,), objects)], f"runs: r_{run} {kind}", self._base.who)
+        self._live.wrote(*moved)
 
     def add(self, run: Run, kind: str, facts: dict[str, Any], *, objects: tuple[bytes, ...] = ()) -> None:
         """Add an event to a run that goes on. The caller holds the lock."""
@@ -120,16 +157,58 @@ class Runbook:
 
         Reading must not wait: while another process holds the lock nothing is written, and the next command does it.
         """
+        self._reunite()
         dead = [run for run in self.leases.processes() if not is_held(self.folder, run)]
         fates = {run.ulid: fate for run in self.live.active() if (fate := self._fate(run, dead))}
         if not fates and not dead:
             return
+        with self._if_free(), self._base.store.lock(wait_s=0):
+            self._settle(fates, dead)
+
+    @contextmanager
+    def _if_free(self) -> Iterator[None]:
         try:
-            with self._base.store.lock(wait_s=0):
-                self._settle(fates, dead)
+            yield
         except OpsError as error:
-            if error.code not in ("lock_busy", "disk", "checked_out", "no_identity"):
+            if error.code not in ("lock_busy", "disk", "checked_out", "no_identity", "git_failed"):
                 raise
+
+    def _reunite(self) -> None:
+        """Bring back what a plain `git notes` beside us wrote over.
+
+        It reads the notes, and then makes its commit on whatever the ref says by then: what came in between is in its
+        history and not in its tree. Whoever puts the ref back to an older commit, or removes a note, is left alone.
+        """
+        tip = self.notes.tip()
+        if tip is None or all(ours == tip for ours, _ in self._live.written()):
+            return
+        with self._if_free(), self._base.store.lock(wait_s=0):
+            for ours, base in self._live.written():
+                tip = self.notes.tip()
+                if tip not in (None, ours):
+                    self._bring_back(base, ours, str(tip))
+
+    def _bring_back(self, base: str | None, ours: str, tip: str) -> None:
+        git = Git(self._base.repo.common)
+        is_here = self._base.repo.exists(ours) and (base is None or self._base.repo.exists(base))
+        put_back = is_here and git.run("merge-base", ours, tip, good=(0, 1)).decode().strip() == tip
+        if is_here and not put_back:
+            missing = [row for row in self._missing(base, ours, tip) if row.lines or row.objects]
+            if missing:
+                moved = self.notes.append(missing, "runs: bring back what was written over", self._base.who)
+                self._live.wrote(*moved)
+        self._live.settled(ours)
+
+    def _missing(self, base: str | None, ours: str, tip: str) -> Iterator[Append]:
+        """What was written between two commits of the notes, as far as a third one, which goes on from it, lacks it."""
+        for target, blob in self.notes.changes(base, ours):
+            there = self.notes.read(target, tip)
+            if blob == target and not there:
+                yield Append(target, (), (self._base.repo.read(blob, "blob", limit=OUTPUT_LIMIT),))
+            elif blob and blob != target:
+                has, before = set(there.split("\n")), self.notes.read(target, base) if base else ""
+                added = (line for line in self.notes.text(blob).split("\n") if line not in has)
+                yield Append(target, tuple(added) if has.issuperset(before.split("\n")) else ())
 
     def _settle(self, fates: dict[str, tuple[str, str]], dead: list[str]) -> None:
         for ulid, (status, message) in fates.items():
@@ -141,11 +220,15 @@ class Runbook:
         sweep(self._base.places.clones(self._base.repo.common), self.folder)
 
     def _fate(self, run: Run, dead: list[str]) -> tuple[str, str] | None:
-        if run.ulid in dead:
+        ours = run.clone == self.clone
+        if run.ulid in dead or (ours and run.executor != "claim" and not is_held(self.folder, run.ulid)):
             return LOST, "the process that carried it out is gone"
         lease = self.leases.find(run.ulid)
-        if run.status in (CLAIMED, RUNNING) and lease and lease.ended:
-            return LOST, f"nothing was heard of {run.holder} for {lease.seconds:g} s"
+        if run.status in (CLAIMED, RUNNING) and run.executor == "claim":
+            if lease and lease.ended:
+                return LOST, f"nothing was heard of {run.holder} for {lease.seconds:g} s"
+            if ours and lease is None:
+                return LOST, f"this machine has forgotten the lease of {run.holder}"
         if run.status == PENDING and run.executor == "claim":
             try:
                 runterms.check_time(self._desk.approved(run.item)[0].document, self._base.now())
@@ -184,7 +267,7 @@ class Runbook:
             texts[note] = "".join(f"{line}\n" for line in lines if line not in set(moved))
         texts |= {run.output: "" for run in old if run.output and run.output not in staying}
         self._archive.append(archive, "runs: archive", self._base.who)
-        self.notes.rewrite(texts, "runs: archive", self._base.who)
+        self._live.wrote(*self.notes.rewrite(texts, "runs: archive", self._base.who))
         for ulid in gone:
             live_log(self._base.repo.common, ulid).unlink(missing_ok=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -16,10 +17,12 @@ from opsctl.executors.output import Output
 from opsctl.git.command import Git
 from opsctl.gitobject import BLOB, object_id
 from opsctl.leases import LONGEST_S, SHORTEST_S
+from opsctl.message import one_line
 from opsctl.models import Approved, Run, utc
 from opsctl.runners import load
 from opsctl.runrecord import ACTIVE, CANCELLED, CLAIMED, DONE, ERROR, EXPIRED, PENDING, RUNNING, TERMINAL
 from opsctl.runterms import Terms, Wish
+from opsctl.secretscan import redact
 from opsctl.workspace.base import Base
 from opsctl.workspace.desk import Desk
 from opsctl.workspace.hold import Hold
@@ -76,9 +79,10 @@ class Runs:
             raise unknown(text)
         return found.pop()
 
-    def ulids(self) -> list[str]:
-        """Every id that is not archived, for short forms."""
-        return self._book.live.ulids()
+    def suffixes(self, runs: Iterable[Run]) -> dict[str, str]:
+        """The shortest unambiguous ending of each run's id."""
+        ulids = [run.ulid for run in runs]
+        return ids.shortest_suffixes(ulids, {*ulids, *self._book.alike(ulids)})
 
     def output(self, run: Run) -> bytes:
         """What the program printed, as far as it was kept, or the result that a worker handed in."""
@@ -110,6 +114,7 @@ class Runs:
                 "runner": terms.runner,
                 "base": terms.target.base,
                 "by": by or self._base.who[0],
+                "clone": self._book.clone,
                 "key": key,
                 "request": request if key else None,
                 "attempt": retry.attempt + 1 if retry else 1,
@@ -117,8 +122,8 @@ class Runs:
             }
             hold = self._held(ulid) if terms.executor != "claim" else None
             try:
-                self._book.leases.spend(item, len(self._book.of_item(item)))
                 self._book.write(approved.decision.commit, ulid, "created", facts, after=ulid)
+                self._book.spend(approved, ulid)
             except BaseException:
                 if hold:
                     hold.release()
@@ -148,9 +153,8 @@ class Runs:
         document, policy = approved.document, self._desk.now.require_gate().policy
         runterms.check_time(document, self._base.now())
         terms = runterms.terms(document, policy, wish, default_runner=load(self._base.places).chosen)
-        made = self._book.of_item(item)
-        runterms.check_count(document, max(len(made), self._book.leases.spent(item)))
-        runterms.check_active(document, made)
+        runterms.check_count(document, self._book.made(document))
+        runterms.check_active(document, self._book.of_item(item))
         if terms.executor == "exec":
             load(self._base.places).get(terms.runner)
         if terms.executor != "provider":
@@ -188,7 +192,7 @@ class Runs:
             hint = "--at-base runs it on the approved base all the same; or have it drafted anew on the new tip"
             raise OpsError("stale_base", message, hint=hint, detail={"changed": stale[:20]})
 
-    def retry(self, ulid: str) -> tuple[Run, Hold | None]:
+    def retry(self, ulid: str, *, at_base: bool = False) -> tuple[Run, Hold | None]:
         """A new run in place of one that ended otherwise than done; its old token stays dead. Raises `run_active`."""
         run = self.get(ulid)
         if run.status in ACTIVE:
@@ -196,7 +200,7 @@ class Runs:
             raise OpsError("run_active", f"r_{ulid} is {run.status}", hint=hint)
         if run.status == DONE:
             raise OpsError("run_ended", f"r_{ulid} is done", hint=f"another run of the item: opsctl run a_{run.item}")
-        return self.create(run.item, Wish(run.executor, run.runner), retry=run)
+        return self.create(run.item, Wish(run.executor, run.runner, at_base), retry=run)
 
     # -- outside agents -----------------------------------------------------------------------------------------
 
@@ -210,11 +214,19 @@ class Runs:
         self._book.settle()
         with self._base.store.lock():
             run = self._claimable(ulid)
-            self._still_allowed(run)
+            self._may_start(run)
             token = self._book.leases.grant(run.ulid, seconds, run.attempt)
             facts = {"holder": holder or self._base.who[0], "until": self._until(seconds)}
-            self._book.add(run, CLAIMED, facts | {"clone": self._book.folder.name[-16:]})
+            self._book.add(run, CLAIMED, facts | {"clone": self._book.clone})
         return Claimed(self._book.run(run.ulid), token)
+
+    def _may_start(self, run: Run) -> None:
+        """Notes are anybody's claims: what they ask for is held against the approved bytes, as if it was made now."""
+        approved = self._still_allowed(run)
+        document, policy = approved.document, self._desk.now.require_gate().policy
+        runterms.terms(document, policy, Wish(run.executor, run.runner), default_runner=None)
+        runterms.check_count(document, self._book.made(document, before=run))
+        self._book.spend(approved, run.ulid)
 
     def _until(self, seconds: float) -> str:
         return utc(self._base.now() + timedelta(seconds=seconds))
@@ -242,7 +254,7 @@ class Runs:
         try:
             approved = self.approved(run.item)
             runterms.check_time(approved.document, self._base.now())
-            if approved.decision.digest != run.digest:
+            if (approved.decision.digest, approved.decision.commit) != (run.digest, run.commit):
                 raise OpsError("revoked", f"a_{run.item} is not what r_{run.ulid} was made for")
         except OpsError as error:
             if error.code in ("revoked", "expired"):
@@ -277,8 +289,9 @@ class Runs:
             self._still_allowed(run)
             self._book.leases.renew(ulid)
             lease = self._book.leases.find(ulid)
-            facts: dict[str, Any] = {"message": message, "until": self._until(lease.seconds if lease else 0)}
-            kept, objects = _kept(result)
+            said = _clean(message, token) if message else None
+            facts: dict[str, Any] = {"message": said, "until": self._until(lease.seconds if lease else 0)}
+            kept, objects = _kept(result.replace(token.encode(), b"<token>") if result else result)
             self._book.add(run, status or "message", facts | kept, objects=objects)
             if status in TERMINAL:
                 self._book.leases.forget(ulid)
@@ -292,7 +305,7 @@ class Runs:
         with self._base.store.lock():
             run = self._book.run(ulid)
             _refuse_ended(run)
-            said = f"cancelled by {by or self._base.who[0]}" + (f": {reason}" if reason else "")
+            said = f"cancelled by {by or self._base.who[0]}" + (f": {_clean(reason)}" if reason else "")
             self._book.add(run, CANCELLED, {"message": said, "by": by})
             if run.executor == "claim":
                 self._book.leases.forget(ulid)
@@ -324,6 +337,12 @@ def _kept(result: bytes | None) -> tuple[dict[str, Any], tuple[bytes, ...]]:
     output.feed(result)
     data, cut = output.finish()
     return {"output": object_id(BLOB, data), "output_bytes": len(result), "cut_bytes": cut}, (data,)
+
+
+def _clean(message: str, token: str = "") -> str:
+    """One line without known secrets, and without the token of the lease (or a message could give it away)."""
+    line = one_line(redact(message))
+    return line.replace(token, "<token>") if token else line
 
 
 def not_approved(item: str) -> OpsError:

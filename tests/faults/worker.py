@@ -136,6 +136,22 @@ def state(ws: Workspace) -> dict[str, Any]:
     return by_status | {"log": log, "served": {ulid: get(ws, ulid)["served"] for ulid in by_status["approved"]}}
 
 
+def carried_out(ws: Workspace, item: str, executor: str = "exec") -> dict[str, Any]:
+    """A run of an approved item, by the default runner and without a sandbox, to its end."""
+    from opsctl.runterms import Wish
+    from opsctl.workspace.executing import Settings
+
+    run, hold = ws.runs.create(item, Wish(executor))
+    if hold:
+        run = ws.executing.carry_out(run, hold, Settings(sandbox=False), lambda _: None)
+    return {"run": run.ulid, "status": run.status, "message": run.message, "result": run.result}
+
+
+def recorded(ws: Workspace) -> dict[str, Any]:
+    """The runs, by id."""
+    return {"runs": {run.ulid: [run.status, run.result] for run in ws.runs.page(limit=1000)}}
+
+
 def hold_lock(ws: Workspace, seconds: str) -> dict[str, Any]:
     with ws.store.lock():
         print(json.dumps({"held": os.getpid()}), flush=True)
@@ -158,6 +174,8 @@ VERBS: dict[str, Callable[..., dict[str, Any]]] = {
     "list": listed,
     "state": state,
     "hold-lock": hold_lock,
+    "run": carried_out,
+    "runs": recorded,
 }
 
 
