@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ALL = {"create", "approve", "list", "verify", "gate", "approver", "cli", "version"}
+ALL = {"create", "approve", "list", "verify", "gate", "approver", "cli", "version"} | {
+    "run-event",
+    "run-page",
+    "run-exec",
+}
 TINY = ("--sizes", "12,30", "--repeat", "1")
 
 

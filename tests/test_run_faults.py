@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from faults.harness import Done, Fault, World, built, sampled, seed
 
-SAMPLES = 6
+SAMPLES = int(os.environ.get("OPSCTL_SAMPLES", "6"))
 RUNNER = """\
 [runner.tiny]
 command = ["/bin/sh", "-c", "cat > made.txt; echo done"]
@@ -93,7 +93,7 @@ def _check(stage: Stage, broken: Done) -> None:
     world.fsck()
     again = world.must("run", stage.item)
     assert again["status"] == "done", again
-    clones = [path for path in (world.place / "home" / "cache").rglob("r_*")]
+    clones = list((world.place / "home" / "cache").rglob("r_*"))
     assert clones == [], "the next command removes the clone"
     assert set(stage.runs()) == {*runs, again["run"]}
     assert world.git("status", "--porcelain") == ""

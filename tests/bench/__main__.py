@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 
 from opsctl.git.repo import library_versions
-from tests.bench.cases import CASES, Plan, Unmeasured
+from tests.bench.cases import CASES, Unmeasured
 from tests.bench.lab import Lab
-from tests.bench.measure import Row, table
+from tests.bench.measure import Plan, Row, table
 
 
 def main() -> int:

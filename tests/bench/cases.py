@@ -7,8 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import opsctl
@@ -19,29 +18,13 @@ from opsctl.message import format_message
 from opsctl.workspace.drafts import NewDraft
 from tests.bench.build import approve_trailers
 from tests.bench.lab import Lab, Site
-from tests.bench.measure import Row, Times
+from tests.bench.measure import Plan, Row, Times
 from tests.bench.plumbing import Plumbing
+from tests.bench.runs import append, carried_out, page
 
 PENDING = 200
 _PROMPT = "Retry the upload with jitter, at most five times, and log each failure with its cause.\n\n" * 6
 _NEW = NewDraft(_PROMPT, title="Retry the upload")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run measures: repository sizes, and how often (None: as often as the case thinks right)."""
-
-    sizes: Sequence[int]
-    repeat: int | None
-
-    def rounds(self, usual: int) -> int:
-        """How many turns each side takes."""
-        return self.repeat or usual
-
-    @property
-    def extremes(self) -> tuple[int, int]:
-        """The smallest and the largest size."""
-        return min(self.sizes), max(self.sizes)
 
 
 def create(lab: Lab, plan: Plan) -> Iterator[Row]:
@@ -278,4 +261,7 @@ CASES: dict[str, Callable[[Lab, Plan], Iterator[Row]]] = {
     "approver": approver,
     "cli": cli,
     "version": version,
+    "run-event": append,
+    "run-page": page,
+    "run-exec": carried_out,
 }

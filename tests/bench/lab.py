@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +26,8 @@ class Site:
     path: Path
     environ: dict[str, str]
     clock: Clock
+    tokens: list[str] = field(default_factory=list)
+    """What a case wants to remember of it."""
 
     def ws(self) -> Workspace:
         """A new Workspace, as a command opens it."""
@@ -39,6 +41,10 @@ class Site:
         if done.returncode != 0:
             raise RuntimeError(f"git {' '.join(arguments)}: {done.stderr.decode()}")
         return done.stdout
+
+    def tree_of_tip(self) -> str:
+        """The tree of the approved tip: an object that nothing else notes."""
+        return self.tree("ops/approved").decode().strip()
 
     def tree(self, branch: str) -> bytes:
         """The tree of a branch."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -36,6 +36,23 @@ class Times:
     def median(self) -> float:
         """Wall seconds."""
         return statistics.median(self.wall)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run measures: repository sizes, and how often (None: as often as the case thinks right)."""
+
+    sizes: Sequence[int]
+    repeat: int | None
+
+    def rounds(self, usual: int) -> int:
+        """How many turns each side takes."""
+        return self.repeat or usual
+
+    @property
+    def extremes(self) -> tuple[int, int]:
+        """The smallest and the largest size."""
+        return min(self.sizes), max(self.sizes)
 
 
 @dataclass(frozen=True)

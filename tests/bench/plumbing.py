@@ -12,7 +12,7 @@ from pathlib import Path
 from opsctl.gitobject import FILE, FOLDER, Entry, format_tree
 from opsctl.store import APPROVED, DRAFTS, TOPICS
 
-_DURABLE = ("-c", "core.fsync=all", "-c", "core.fsyncMethod=fsync")
+DURABLE = ("-c", "core.fsync=all", "-c", "core.fsyncMethod=fsync")
 
 
 class Plumbing:
@@ -74,7 +74,7 @@ class Plumbing:
         return self._run(*arguments, stdin=stdin).decode().strip()
 
     def _run(self, *arguments: str, stdin: bytes = b"") -> bytes:
-        command = ["git", *_DURABLE, *arguments]
+        command = ["git", *DURABLE, *arguments]
         return subprocess.run(
             command, cwd=self._path, env=self._environ, input=stdin, capture_output=True, check=True
         ).stdout
