@@ -77,7 +77,7 @@ def register(app: typer.Typer) -> None:
         if announce:
             _announce(made)
         if hold is None:
-            return _made(session, made)
+            return tell_made(session, made)
         ended = carry_out(session, made, hold, Settings(keep=keep, sandbox=sandbox, as_draft=as_draft))
         if not announce:
             tell(session, ended)
@@ -98,7 +98,7 @@ def _item(session: Session, identifier: str) -> str:
     return ulid
 
 
-def _made(session: Session, made: Run) -> int:
+def tell_made(session: Session, made: Run) -> int:
     """A run that waits for an agent, or that the same key made before."""
     if session.as_json:
         session.emit(run_json(made))

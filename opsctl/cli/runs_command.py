@@ -13,7 +13,7 @@ from opsctl import text
 from opsctl.cli.app import command
 from opsctl.cli.options import RunId, read_file
 from opsctl.cli.prune_command import duration
-from opsctl.cli.run_command import ENDED_OTHERWISE, tell
+from opsctl.cli.run_command import ENDED_OTHERWISE, AtBase, tell
 from opsctl.cli.session import Session, age
 from opsctl.models import run_json, utc
 
@@ -107,7 +107,10 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("executor", " ".join(part for part in (run.executor, run.runner or "") if part)),
         ("attempt", f"{run.attempt}{f', after {run.retry_of}' if run.retry_of else ''}"),
         ("by", run.by),
-        ("holder", f"{run.holder}{f', until {run.until}' if run.until else ''}" if run.holder else ""),
+        (
+            "holder",
+            f"{run.holder}{f', until {run.until}' if run.until and not run.finished_at else ''}" if run.holder else "",
+        ),
         ("command", " ".join(run.argv)),
         ("sandbox", run.sandbox or ""),
         ("base", run.base or ""),
@@ -132,7 +135,10 @@ def _log(session: Session, identifier: str, *, follow: bool) -> int:
         if path.is_file() and not path.is_symlink():
             seen += _print_from(session, path, seen)
         elif over:
-            _print_kept(session, runs.output(run))
+            kept = runs.output(run)
+            _print_kept(session, kept)
+            if not kept:
+                session.say(f"nothing that r_{ulid} printed was kept")
         if over or not follow:
             break
         time.sleep(_POLL_S)
@@ -226,18 +232,17 @@ def _ending(group: typer.Typer) -> None:
         return session.say(f"r_{ulid} is cancelled" + (" already" if run is before else ""))
 
     @command(group, "retry", example="opsctl runs retry r_4F7K", json=True)
-    def retry(session: Session, identifier: RunId) -> int:
+    def retry(session: Session, identifier: RunId, at_base: AtBase = False) -> int:
         """Make a new run in place of one that went wrong.
 
         One that was lost, cancelled or ended in error. The old token stays dead.
         """
-        from opsctl.cli.run_command import carry_out
+        from opsctl.cli.run_command import carry_out, tell_made
 
         runs = session.workspace.runs
-        made, hold = runs.retry(runs.resolve(identifier))
+        made, hold = runs.retry(runs.resolve(identifier), at_base=at_base)
         if hold is None:
-            session.emit(run_json(made)) if session.as_json else session.data(f"r_{made.ulid}")
-            return 0
+            return tell_made(session, made)
         ended = carry_out(session, made, hold)
         tell(session, ended)
         return 0 if ended.status == "done" else ENDED_OTHERWISE
