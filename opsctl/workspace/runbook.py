@@ -202,13 +202,16 @@ class Runbook:
     def _missing(self, base: str | None, ours: str, tip: str) -> Iterator[Append]:
         """What was written between two commits of the notes, as far as a third one, which goes on from it, lacks it."""
         for target, blob in self.notes.changes(base, ours):
-            there = self.notes.read(target, tip)
-            if blob == target and not there:
-                yield Append(target, (), (self._base.repo.read(blob, "blob", limit=OUTPUT_LIMIT),))
-            elif blob and blob != target:
-                has, before = set(there.split("\n")), self.notes.read(target, base) if base else ""
-                added = (line for line in self.notes.text(blob).split("\n") if line not in has)
-                yield Append(target, tuple(added) if has.issuperset(before.split("\n")) else ())
+            try:
+                there = self.notes.read(target, tip)
+                if blob == target and not there:
+                    yield Append(target, (), (self._base.repo.read(blob, "blob", limit=OUTPUT_LIMIT),))
+                elif blob and blob != target:
+                    has, before = set(there.split("\n")), self.notes.read(target, base) if base else ""
+                    added = (line for line in self.notes.text(blob).split("\n") if line not in has)
+                    yield Append(target, tuple(added) if has.issuperset(before.split("\n")) else ())
+            except OpsError:  # a stranger's note that is too large or no file hides itself, and no other
+                continue
 
     def _settle(self, fates: dict[str, tuple[str, str]], dead: list[str]) -> None:
         for ulid, (status, message) in fates.items():
