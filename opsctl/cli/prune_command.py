@@ -29,10 +29,10 @@ def register(app: typer.Typer) -> None:
         ] = None,
         dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only print what would go.")] = False,
     ) -> None:
-        """Remove closed drafts from ops/drafts, and move runs that have ended to the archive.
+        """Clear away closed drafts, archive ended runs.
 
-        History keeps both, and decisions are never touched. Without --older-than runs go after OPSCTL_RUN_TTL
-        (default: 7d), drafts after 7d.
+        Drafts go from ops/drafts, runs to refs/notes/ops/runs-archive. History keeps both, and decisions are never
+        touched. Without --older-than runs go after OPSCTL_RUN_TTL (default: 7d), drafts after 7d.
         """
         workspace = session.workspace
         drafts_age, runs_age = duration(older_than or _DEFAULT), _run_age(older_than, os.environ)

@@ -189,7 +189,7 @@ class Runbook:
                     self._bring_back(base, ours, str(tip))
 
     def _bring_back(self, base: str | None, ours: str, tip: str) -> None:
-        git = Git(self._base.repo.common)
+        git = Git(self._base.repo.common, self._base.environ)
         is_here = self._base.repo.exists(ours) and (base is None or self._base.repo.exists(base))
         put_back = is_here and git.run("merge-base", ours, tip, good=(0, 1)).decode().strip() == tip
         if is_here and not put_back:
