@@ -42,6 +42,7 @@ CODES: dict[str, tuple[str, str]] = {
     "not_approved": ("refused", "only approved items can be used for this"),
     "revoked": ("refused", "the item was approved and then taken out of use"),
     "expired": ("refused", "the approved item says that it may not be run any more"),
+    "stale_tip": ("refused", "no remote has confirmed what is approved for longer than the policy allows"),
     "used_up": ("refused", "the item was run as often as it may be"),
     "wider_than_approved": ("refused", "a flag asks for more than the approved file allows"),
     "network_refused": ("refused", "the runner needs a network that the approved file or the policy does not allow"),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from opsctl.errors import OpsError
-from opsctl.models import Document, Policy, Run, Target
+from opsctl.models import Document, Policy, Run, Target, utc
 from opsctl.risk import matches
 from opsctl.runrecord import ACTIVE
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 TIMEOUT_S = 3600
 """Seconds that a run may take where nobody says otherwise."""
@@ -75,6 +77,16 @@ def check_time(document: Document, now: datetime) -> None:
     last = document.run.not_after
     if last and now > datetime.fromisoformat(last):
         raise OpsError("expired", f"the approved file allows no run after {last}", hint="have a new draft approved")
+
+
+def check_fresh(policy: Policy, confirmed: datetime | None, now: datetime) -> None:
+    """Refuse where the policy wants a tip that a remote confirmed lately. Raises `stale_tip`."""
+    longest = policy.max_staleness
+    if not longest or (confirmed and now - confirmed <= timedelta(seconds=int(longest[:-1]) * _SECONDS[longest[-1]])):
+        return
+    last = f"last at {utc(confirmed)}" if confirmed else "never"
+    message = f"a remote must have confirmed what is approved within {longest}; it did {last}"
+    raise OpsError("stale_tip", message, hint="opsctl sync")
 
 
 def check_count(document: Document, made: int) -> None:

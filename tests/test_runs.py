@@ -118,6 +118,21 @@ def test_an_item_whose_time_is_over_is_not_run_and_a_waiting_run_of_it_expires(s
         refused("run_ended", ws.runs.claim, run.ulid)
 
 
+def test_a_tip_that_no_remote_confirmed_lately_is_not_run_where_the_policy_says_so(site: Site, home: Home) -> None:
+    item = approved(site)
+    with site.ws() as ws:
+        _, data = ws.governing.policy()
+        ws.governing.set_policy(data.replace(b'max_staleness = ""', b'max_staleness = "7d"'), reason=None)
+    refused("stale_tip", made, site, item)
+    home.git("init", "-q", "--bare", str(home.path / "remote.git"))
+    site.git("remote", "add", "origin", str(home.path / "remote.git"))
+    site.ok("sync")
+    run = made(site, item)
+    later = datetime.now(UTC) + timedelta(days=8)
+    with site.ws(now=lambda: later) as ws:
+        refused("stale_tip", ws.runs.claim, run.ulid)
+
+
 def test_a_used_up_item_stays_so_without_its_notes_and_in_a_fresh_clone(site: Site, home: Home) -> None:
     item = approved(site, max_runs=1)
     run = made(site, item)

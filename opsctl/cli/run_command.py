@@ -121,7 +121,8 @@ def tell(session: Session, run: Run) -> None:
     if run.result_ref:
         branch = run.result_ref.removeprefix("refs/heads/")
         session.say(f"result: {branch}, {(run.result or '')[:12]} on {(run.base or '')[:12]}")
-        session.say(f"next: git diff {(run.base or '')[:12]} {branch}; git merge {branch}")
+        look = f"git diff {(run.base or '')[:12]} {branch}"
+        session.say(f"next: {look}; git merge {branch}" if run.status == "done" else f"look before you take it: {look}")
     elif run.status == "done" and run.executor == "exec":
         session.say("it changed no files")
     if run.output and run.output_bytes:
@@ -141,7 +142,8 @@ class _Progress:
     """A spinner, the time, and the last line, on a terminal; nothing elsewhere."""
 
     def __init__(self, session: Session) -> None:
-        self._on = sys.stderr.isatty() and not session.as_json
+        is_plain = os.environ.get("TERM") == "dumb"
+        self._on = sys.stderr.isatty() and not session.as_json and not is_plain
         self._start = time.monotonic()
         self._turn = 0
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +151,7 @@ class Runs:
     def _allowed(self, item: str, wish: Wish) -> tuple[Approved, Terms]:
         approved = self.approved(item)
         document, policy = approved.document, self._desk.now.require_gate().policy
+        self._check_fresh()
         runterms.check_time(document, self._base.now())
         terms = runterms.terms(document, policy, wish, default_runner=load(self._base.places).chosen)
         runterms.check_count(document, self._book.made(document))
@@ -173,6 +174,11 @@ class Runs:
             message = f"a_{item} was revoked by {decision.signer.principal}: {decision.reason or 'no reason given'}"
             raise OpsError("revoked", message, hint=f"`opsctl log {item}` shows the decisions")
         return self._desk.approved(item)[0]
+
+    def _check_fresh(self) -> None:
+        mark = self._base.memory().load()
+        confirmed = datetime.fromisoformat(mark.at) if mark and mark.at else None
+        runterms.check_fresh(self._desk.now.require_gate().policy, confirmed, self._base.now())
 
     def live_log(self, ulid: str) -> Path:
         """Where the output of a run appears while it goes on."""
@@ -224,6 +230,7 @@ class Runs:
         """Notes are anybody's claims: what they ask for is held against the approved bytes, as if it was made now."""
         approved = self._still_allowed(run)
         document, policy = approved.document, self._desk.now.require_gate().policy
+        self._check_fresh()
         runterms.terms(document, policy, Wish(run.executor, run.runner), default_runner=None)
         runterms.check_count(document, self._book.made(document, before=run))
         self._book.spend(approved, run.ulid)
