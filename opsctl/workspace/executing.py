@@ -205,7 +205,8 @@ class Executing:
         changed = work.clone.changed(work.base, str(result.tip))
         outside = [one_line(path, 200) for path in changed if not runterms.is_within(path, work.terms.target.paths)]
         if outside:
-            said = f"changed outside target.paths: {', '.join(outside[:5])}{f' and {len(outside) - 5} more' * (len(outside) > 5)}"
+            more = f" and {len(outside) - 5} more" if len(outside) > 5 else ""
+            said = f"changed outside target.paths: {', '.join(outside[:5])}{more}"
             status, message = ERROR, "; ".join(part for part in (message, said) if part)
             result = work.clone.mark(result, _warning(outside), self._base.who)
         work.clone.hand_over(self._git, result)
