@@ -62,6 +62,10 @@ class Health:
     model: bool | None
     message: str
 
+    def as_json(self) -> dict[str, object]:
+        """As `--json` and HTTP print it."""
+        return {"ok": self.ok, "latency_s": round(self.latency_s, 3), "model": self.model, "message": self.message}
+
 
 class Provider(Protocol):
     """One configured provider."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from opsctl.workspace.doctor import Doctor
     from opsctl.workspace.executing import Executing
     from opsctl.workspace.founding import Founding
+    from opsctl.workspace.generating import Generating
     from opsctl.workspace.governing import Governing
     from opsctl.workspace.looked import Looked
     from opsctl.workspace.runbook import Runbook
@@ -136,6 +137,13 @@ class Workspace(Base):
         from opsctl.workspace.syncing import Syncing
 
         return Syncing(self, self.desk, self.topics, self.working, self.approvals, self.governing)
+
+    @cached_property
+    def generating(self) -> Generating:
+        """Let a provider write a draft."""
+        from opsctl.workspace.generating import Generating
+
+        return Generating(self, self.drafts)
 
     @cached_property
     def runs(self) -> Runs:

@@ -20,8 +20,22 @@ from opsctl.workspace.working import Staged, WorkingSide
 
 
 @dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of how a model wrote a text; it stands in the commit, not in the file."""
+
+    usage: str = ""
+    request_id: str = ""
+    include: str = ""
+
+    def trailers(self) -> dict[str, str]:
+        """The trailers that tell it."""
+        rows = {"Ops-Usage": self.usage, "Ops-Request-Id": self.request_id, "Ops-Include": self.include}
+        return {name: value[:500] for name, value in rows.items() if value}
+
+
+@dataclass(frozen=True, slots=True)
 class NewDraft:
-    """What a person gives for a draft. `base` is a branch, tag or full commit id of this repository."""
+    """What a person, or a model, gives for a draft. `base` is a branch, tag or full commit id of this repository."""
 
     prompt: str
     title: str | None = None
@@ -31,6 +45,10 @@ class NewDraft:
     paths: tuple[str, ...] = ()
     run: RunSettings = field(default_factory=RunSettings)
     allow_secrets: frozenset[str] = frozenset()
+    provider: str | None = None
+    model: str | None = None
+    request: str | None = None
+    facts: Facts = Facts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +76,10 @@ class Drafts:
 
     def create(self, new: NewDraft) -> Draft:
         """File a draft. Raises `bad_document`, `too_large`, `secret_found` before any object is written."""
-        document = Document(
-            ulid=self._base.new_ulid(),
-            title=new.title if new.title is not None else documents.title_from(new.prompt),
-            prompt=new.prompt,
-            labels=new.labels,
-            context=new.context,
-            target=self._target(new.base, new.paths),
-            run=new.run,
-        )
+        document = self._document(new)
         data = documents.build(document)
         trailers = _allowed(data, new.allow_secrets) | {"Ops-Kind": "draft", "Ops-Id": document.ulid}
+        trailers |= new.facts.trailers()
 
         def build() -> Staged:
             entry = self._base.store.file(data)
@@ -79,6 +90,36 @@ class Drafts:
             return Staged(drafts, document.ulid, topic, "opsctl: draft")
 
         self._working.change(build)
+        return self._desk.draft(document.ulid)
+
+    def _document(self, new: NewDraft) -> Document:
+        return Document(
+            ulid=self._base.new_ulid(),
+            title=new.title if new.title is not None else documents.title_from(new.prompt),
+            prompt=new.prompt,
+            labels=new.labels,
+            provider=new.provider,
+            model=new.model,
+            request=new.request,
+            context=new.context,
+            target=self._target(new.base, new.paths),
+            run=new.run,
+        )
+
+    def fail(self, new: NewDraft, reason: str) -> Draft:
+        """File what was asked for as a closed draft in the state `error`: it holds no text that could be approved."""
+        document = self._document(new)
+        data = documents.build(document)
+        trailers = _allowed(data, new.allow_secrets) | {"Ops-Kind": "fail", "Ops-Id": document.ulid}
+        trailers |= {"Ops-Reason": reason[:1000], **new.facts.trailers()}
+
+        def build() -> Staged:
+            edits = {ids.path_of(document.ulid, top="closed"): self._base.store.file(data)}
+            parents = (self._desk.now.drafts,)
+            drafts = self._clerk.drafts_commit(edits, parents, f"fail: {document.title}", trailers)
+            return Staged(drafts, document.ulid, None, "opsctl: fail")
+
+        self._clerk.work(build)
         return self._desk.draft(document.ulid)
 
     def edit(
@@ -93,6 +134,7 @@ class Drafts:
         data: bytes | None = None,
         expect: str | None = None,
         allow_secrets: frozenset[str] = frozenset(),
+        facts: Facts = Facts(),
     ) -> tuple[Draft, bool]:
         """Give a pending draft a new revision: what is given replaces what was there; `data` is a whole new file.
 
@@ -110,7 +152,7 @@ class Drafts:
             document = documents.parse(new)
             if document.ulid != ulid:
                 raise OpsError("bad_document", f"the file's id is d_{document.ulid}; it must stay d_{ulid}")
-            trailers = _allowed(new, allow_secrets | self._desk.story(ulid).allowed_secrets())
+            trailers = _allowed(new, allow_secrets | self._desk.story(ulid).allowed_secrets()) | facts.trailers()
             entry = self._base.store.file(new)
             changed = entry.oid != before.blob
             return self._staged_edit(ulid, entry, document.title, trailers) if changed else None
