@@ -16,9 +16,7 @@ LOCAL = ("local_ollama", "lm_studio", "llama_cpp")
 """Entries of the first file that name a server of this machine, in the order in which they are preferred."""
 
 
-def check_all(
-    places: Places, environ: Mapping[str, str], name: str | None, *, deadline_s: float
-) -> dict[str, Health]:
+def check_all(places: Places, environ: Mapping[str, str], name: str | None, *, deadline_s: float) -> dict[str, Health]:
     """The health of every provider (or of one), side by side, within the deadline. Raises `no_provider`, `bad_config`."""
     file = load(places)
     if name is not None or not (file.providers or file.faults):

@@ -164,5 +164,3 @@ def read_include(root: Path, name: str) -> tuple[str, bytes]:
         raise OpsError("too_large", f"{name!a} has more than {INCLUDE_LIMIT:,} bytes", hint="include a part of it")
     full = path.resolve()
     return (str(full.relative_to(root)) if full.is_relative_to(root) else path.name), data
-
-
