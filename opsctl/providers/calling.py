@@ -1,26 +1,37 @@
-"""One call with everything that a vendor's library does not promise: a deadline for the whole, few tries, plain errors."""
+"""One call with what no vendor's library promises: a deadline for the whole, few tries, plain errors."""
 
 from __future__ import annotations
 
-import queue
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from opsctl.errors import OpsError
-from opsctl.providers.port import ANSWER_LIMIT, Context, Generation, Health, Try
-from opsctl.providers.wire import Scrubber, TooMuch, Wire, refused_by_configuration
+from opsctl.providers.bounding import bounded
+from opsctl.providers.failure import Failed
+from opsctl.providers.port import ANSWER_LIMIT, Context, Generation, Try
+from opsctl.providers.secret import Scrubber
+from opsctl.providers.wire import Wire
 
 TRIES = 3
 LONGEST_WAIT_S = 10.0
-"""A server may ask for more; then the call fails at once and says so."""
+"""A server may ask for more; then the call fails at once, with what it asked for."""
+
+GOOD_ENDS = frozenset({"stop", "end_turn", "stop_sequence", "STOP"})
+"""How vendors say that an answer is whole."""
+
+_CUT_ENDS = frozenset({"length", "max_tokens", "MAX_TOKENS", "model_context_window_exceeded"})
+_REFUSALS = frozenset({"refusal", "content_filter", "SAFETY", "RECITATION", "PROHIBITED_CONTENT", "BLOCKLIST", "SPII"})
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One step of a streamed answer: text, and facts as far as they are known by then."""
+    """One step of a streamed answer: text, and facts as far as they are known by then.
+
+    Libraries hand on what the far end sent without looking at it, so the types are checked here.
+    """
 
     text: str = ""
     model: str | None = None
@@ -28,23 +39,17 @@ class Piece:
     usage: Mapping[str, int] = field(default_factory=dict)
     finish: str | None = None
 
-
-class Failed(Exception):
-    """What an adapter makes of its library's error. `again`: another try may help; `wait_s`: what the server asks for."""
-
-    def __init__(self, code: str, message: str, *, again: bool = False, wait_s: float | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.again = again
-        self.wait_s = wait_s
+    def __post_init__(self) -> None:
+        words = (self.model or "", self.request_id or "", self.finish or "")
+        counts = self.usage.values()
+        if not all(isinstance(one, str) for one in (self.text, *words)) or not all(type(one) is int for one in counts):
+            raise Failed("provider_garbage", "the answer has another form than it should")
+        if any(0xD800 <= ord(one) <= 0xDFFF for one in ("" if self.text.isascii() else self.text)):
+            raise Failed("provider_garbage", "the answer is not valid text")
 
 
 Stream = Callable[[float], Iterator[Piece]]
 """Starts one try with so many seconds left."""
-
-GOOD_ENDS = frozenset({"stop", "end_turn", "stop_sequence", "STOP", "completed"})
-"""How vendors say that an answer is whole."""
 
 
 @dataclass
@@ -53,16 +58,19 @@ class _Answer:
 
     parts: list[str] = field(default_factory=list)
     size: int = 0
+    has_begun: bool = False
     model: str | None = None
     request_id: str | None = None
     usage: dict[str, int] = field(default_factory=dict)
     finish: str | None = None
 
     def take(self, piece: Piece) -> None:
-        self.size += len(piece.text.encode("utf-8", "surrogatepass"))
+        self.has_begun = True
+        self.size += len(piece.text.encode())
         if self.size > ANSWER_LIMIT:
             raise Failed("provider_garbage", f"the answer has more than {ANSWER_LIMIT // 1024**2} MiB")
-        self.parts.append(piece.text)
+        if piece.text:
+            self.parts.append(piece.text)
         self.model = piece.model or self.model
         self.request_id = piece.request_id or self.request_id
         self.usage |= piece.usage
@@ -71,168 +79,86 @@ class _Answer:
 
 def call(wire: Wire, start: Stream, context: Context) -> Generation:
     """Make the call. Raises `OpsError` of kind provider, or what the configuration was refused for; nothing else."""
-    begun, end, tries = time.monotonic(), time.monotonic() + context.deadline_s, list[Try]()
+    begun, tries = time.monotonic(), list[Try]()
+    end = begun + context.deadline_s
     while True:
-        started, answer = time.monotonic(), _Answer()
+        started, answer, failure = time.monotonic(), _Answer(), None
         try:
-            _stream(wire, start, answer, context, end)
-            whole = _whole(wire, answer)
-            tries.append(Try("ok", time.monotonic() - started))
-            context.tried(tries[-1])
-            return _generation(whole, answer, time.monotonic() - begun, tries, wire)
-        except Failed as failure:
-            said = wire.secret.scrub(failure.message)
-            tries.append(Try(said, time.monotonic() - started))
-            context.tried(tries[-1])
-            wait_s = _wait(failure, len(tries), end) if not answer.parts else None
-            if wait_s is None:
-                raise _error(wire, failure.code, said, tries) from None
-            time.sleep(wait_s)
+            _listen(wire, start, answer, context, end)
+            text = _whole(answer)
+        except Failed as error:  # it may hold the key: what is raised below must not have it as its context
+            failure = error
+        outcome = tell(wire, failure.message) if failure else "ok"
+        tries.append(Try(outcome, time.monotonic() - started))
+        context.tried(tries[-1])
+        if failure is None:
+            return _generation(wire, wire.secret.scrub(text), answer, tries, time.monotonic() - begun)
+        wait_s = None if answer.has_begun else _wait(failure, len(tries), end)
+        if wait_s is None:
+            raise _error(wire, failure.code, outcome, tries)
+        time.sleep(wait_s)
 
 
-def _generation(text: str, answer: _Answer, duration_s: float, tries: list[Try], wire: Wire) -> Generation:
-    model = wire.secret.scrub(answer.model or wire.settings.model)[:200]
-    request_id = wire.secret.scrub(answer.request_id)[:200] if answer.request_id else None
-    return Generation(text, model, request_id, answer.usage, answer.finish or "", duration_s, tuple(tries))
+def tell(wire: Wire, message: str) -> str:
+    """What the far end said, as one line that can be shown: without the key, then cut, then printable."""
+    line = " ".join(wire.secret.scrub(message).split())
+    return _printable(line[:300])
 
 
-def _whole(wire: Wire, answer: _Answer) -> str:
-    text = wire.secret.scrub("".join(answer.parts))
+def _printable(text: str) -> str:
+    return "".join(one if one.isprintable() else "?" for one in text)
+
+
+def _listen(wire: Wire, start: Stream, answer: _Answer, context: Context, end: float) -> None:
+    """One try."""
+    scrubber = Scrubber(wire.secret)
+    pieces = bounded(lambda: start(max(0.1, end - time.monotonic())), end, wire.cut)
+    with closing(pieces):  # type: ignore[type-var]  # a generator, though it is annotated as what it yields
+        for piece in pieces:
+            answer.take(piece)
+            shown = scrubber.feed(piece.text)
+            if shown:
+                context.heard(shown)
+    rest = scrubber.rest()
+    if rest:
+        context.heard(rest)
+
+
+def _whole(answer: _Answer) -> str:
+    text = "".join(answer.parts)
     if answer.finish is None:
         raise Failed("provider_garbage", "the answer broke off" if text else "nothing that could be read came back")
+    if answer.finish in _CUT_ENDS:
+        raise Failed("provider_garbage", "the answer was cut off at the limit of its length")
+    if answer.finish in _REFUSALS:
+        raise Failed("provider_refused", f"the model refused: {answer.finish}")
     if answer.finish not in GOOD_ENDS:
-        raise Failed("provider_garbage", f"the answer is not whole: it ended by {answer.finish[:40]!a}")
+        raise Failed("provider_garbage", f"the answer is not whole: it ended by {answer.finish}")
     if not text.strip():
         raise Failed("provider_garbage", "the answer is empty")
     return text
+
+
+def _generation(wire: Wire, text: str, answer: _Answer, tries: list[Try], duration_s: float) -> Generation:
+    model = _printable(wire.secret.scrub(answer.model or wire.settings.model)[:200])
+    request_id = wire.secret.scrub(answer.request_id or "")
+    plain_id = "".join(one for one in request_id if one.isascii() and one.isprintable() and one != " ")[:200]
+    return Generation(text, model, plain_id or None, answer.usage, answer.finish or "", duration_s, tuple(tries))
 
 
 def _wait(failure: Failed, made: int, end: float) -> float | None:
     """Seconds before another try, or None where there is none."""
     if not failure.again or made >= TRIES:
         return None
-    backoff = min(LONGEST_WAIT_S, 0.5 * 2**made) * random.uniform(0.5, 1.0)  # noqa: S311  jitter, not a secret
-    wait_s = backoff if failure.wait_s is None else failure.wait_s + random.uniform(0, 0.25)  # noqa: S311
-    return wait_s if wait_s <= LONGEST_WAIT_S and time.monotonic() + wait_s < end else None
+    jitter = random.uniform(0.5, 1.0)  # noqa: S311  # no secret
+    asked = failure.wait_s
+    wait_s = 0.5 * 2**made * jitter if asked is None else asked + jitter / 4
+    is_bearable = asked is None or asked <= LONGEST_WAIT_S
+    return wait_s if is_bearable and time.monotonic() + wait_s < end else None
 
 
 def _error(wire: Wire, code: str, said: str, tries: list[Try]) -> OpsError:
     count = f" after {len(tries)} tries" if len(tries) > 1 else ""
-    detail: dict[str, object] = {
-        "tries": [{"outcome": one.outcome, "seconds": round(one.duration_s, 3)} for one in tries]
-    }
+    rows = [{"outcome": one.outcome, "seconds": round(one.duration_s, 3)} for one in tries]
     hint = "opsctl provider check says how the providers are"
-    return OpsError(code, f"{wire.settings.name}: {said}{count}", hint=hint, detail=detail)
-
-
-def _stream(wire: Wire, start: Stream, answer: _Answer, context: Context, end: float) -> None:
-    """One try, in a thread of its own: no library can be trusted to come back in time."""
-    scrubber = Scrubber(wire.secret)
-    for piece in bounded(lambda: start(max(0.1, end - time.monotonic())), end):
-        answer.take(piece)
-        shown = scrubber.feed(piece.text)
-        if shown:
-            context.heard(shown)
-    context.heard(scrubber.rest())
-
-
-class _Last:
-    """The end of a stream, with the error that ended it, if any."""
-
-    def __init__(self, error: BaseException | None) -> None:
-        self.error = error
-
-
-def bounded(start: Callable[[], Iterator[Piece]], end: float) -> Iterator[Piece]:
-    """What an iterator yields, until the deadline; then `Failed`, whatever it hangs in."""
-    box: queue.Queue[Piece | _Last] = queue.Queue(maxsize=64)
-    gone = threading.Event()
-
-    def put(item: Piece | _Last) -> None:
-        while not gone.is_set():
-            try:
-                return box.put(item, timeout=0.2)
-            except queue.Full:
-                continue
-
-    def work() -> None:
-        try:
-            for piece in start():
-                put(piece)
-                if gone.is_set():
-                    return
-            put(_Last(None))
-        except BaseException as error:  # it is raised again by the one who waits
-            put(_Last(error))
-
-    threading.Thread(target=work, name="opsctl-provider", daemon=True).start()
-    try:
-        while True:
-            left = end - time.monotonic()
-            try:
-                item = box.get(timeout=max(0.0, left)) if left > 0 else box.get_nowait()
-            except queue.Empty:
-                raise Failed("provider_offline", "no whole answer came in time") from None
-            if isinstance(item, _Last):
-                if item.error:
-                    raise _translated(item.error)
-                return
-            yield item
-    finally:
-        gone.set()
-
-
-def _translated(error: BaseException) -> BaseException:
-    """An error of ours as it is; any other one as a failure in one line, without its values."""
-    own = refused_by_configuration(error)
-    if own is not None:
-        return Failed(own.code, own.message) if own.kind == "provider" else own
-    if isinstance(error, Failed):
-        return error
-    found: BaseException | None = error
-    while found is not None:
-        if isinstance(found, TooMuch):
-            return Failed("provider_garbage", str(found))
-        found = found.__cause__ or found.__context__
-    return Failed("provider_garbage", f"the answer could not be read ({type(error).__name__})")
-
-
-def health(wire: Wire, models: Callable[[float], list[str]], deadline_s: float) -> Health:
-    """Whether a provider answers, by its list of models."""
-    begun = time.monotonic()
-    known: list[str] = []
-
-    def ask() -> Iterator[Piece]:
-        known.extend(models(deadline_s))
-        yield Piece()
-
-    try:
-        list(bounded(ask, begun + deadline_s))
-    except (Failed, OpsError) as fault:
-        return Health(False, time.monotonic() - begun, None, wire.secret.scrub(fault.message))
-    has = wire.settings.model in known
-    said = (
-        "" if has else f"it has no model {wire.settings.model}" + (f"; it has {', '.join(known[:3])}" if known else "")
-    )
-    return Health(True, time.monotonic() - begun, has, said)
-
-
-def from_status(status: int, message: str, retry_after: str | None) -> Failed:
-    """The failure for a response that is no answer. `message` is the provider's own word, cut to one line."""
-    said = " ".join(message.split())[:300] or "no reason given"
-    if status == 429 or status >= 500:
-        code = "provider_refused" if status == 429 else "provider_offline"
-        return Failed(code, f"HTTP {status}: {said}", again=True, wait_s=_seconds(retry_after))
-    if 300 <= status < 400:
-        return Failed("provider_refused", f"HTTP {status}: it sends elsewhere, which is not followed")
-    return Failed("provider_refused", f"HTTP {status}: {said}")
-
-
-def _seconds(text: str | None) -> float | None:
-    """Retry-After as a number of seconds; as a date it is taken for the longest wait."""
-    if text is None:
-        return None
-    try:
-        return max(0.0, float(text))
-    except ValueError:
-        return LONGEST_WAIT_S
+    return OpsError(code, f"{wire.settings.name}: {said}{count}", hint=hint, detail={"tries": rows})

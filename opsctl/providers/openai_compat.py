@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import openai
-
-from opsctl.providers.calling import Failed, Piece, call, from_status, health
+from opsctl.providers.calling import Piece, call
+from opsctl.providers.failure import Failed
+from opsctl.providers.health import health
 from opsctl.providers.port import Context, Generation, Health, ProviderSettings, Request
 from opsctl.providers.wire import Wire
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletionChunk
+
+LIBRARY = "openai"
+_KEY_HEADER = ("authorization", "Bearer ")
+_VENDOR = "https://api.openai.com/"
 
 
 def make(settings: ProviderSettings, wire: Wire) -> OpenAICompat:
@@ -23,6 +30,7 @@ class OpenAICompat:
     def __init__(self, settings: ProviderSettings, wire: Wire) -> None:
         self._settings = settings
         self._wire = wire
+        self._url = (settings.base_url or "").rstrip("/")
 
     def generate(self, request: Request, context: Context) -> Generation:
         """The answer to a request."""
@@ -30,72 +38,50 @@ class OpenAICompat:
 
     def health(self, deadline_s: float) -> Health:
         """Ask for the list of models."""
-        return health(self._wire, lambda left_s: self._models(left_s), deadline_s)
-
-    def _client(self, left_s: float) -> openai.OpenAI:
-        return openai.OpenAI(
-            api_key=self._wire.secret.reveal() or "none",  # the library insists on one; local servers ignore it
-            base_url=self._settings.base_url,
-            http_client=self._wire.client(left_s),
-            max_retries=0,
-            organization="",
-            project="",
-        )
+        return health(self._wire, f"{self._url}/models", _KEY_HEADER, _names, deadline_s)
 
     def _stream(self, request: Request, left_s: float) -> Iterator[Piece]:
-        system = [{"role": "system", "content": request.system}] if request.system else []
-        options: dict[str, Any] = {}
-        if request.max_output_tokens is not None:
-            is_openai = (self._settings.base_url or "").startswith("https://api.openai.com")
-            options["max_completion_tokens" if is_openai else "max_tokens"] = request.max_output_tokens
+        import openai
+
+        client = openai.OpenAI(
+            api_key="unused",  # the library insists on one; the wire adds the key itself
+            base_url=self._url,
+            http_client=self._wire.client(left_s, *_KEY_HEADER),
+            max_retries=0,
+        )
         try:
-            with (
-                self._client(left_s) as client,
-                client.chat.completions.create(
-                    model=request.model or self._settings.model,
-                    messages=[*system, {"role": "user", "content": request.text}],  # type: ignore[list-item]
-                    stream=True,
-                    stream_options={"include_usage": True},
-                    **options,
-                ) as stream,
-            ):
+            with client, client.chat.completions.create(**self._options(request)) as stream:
                 request_id = stream.response.headers.get("x-request-id")
                 for chunk in stream:
                     yield _piece(chunk, request_id)
-        except openai.OpenAIError as error:
-            raise _failed(error) from error
+        except openai.APIError as error:
+            if error.body is None:  # what is behind it says more
+                raise
+            raise Failed("provider_refused", f"it broke off: {error.message}") from error
 
-    def _models(self, left_s: float) -> list[str]:
-        try:
-            with self._client(left_s) as client:
-                return [model.id for model in client.models.list().data]
-        except openai.OpenAIError as error:
-            raise _failed(error) from error
-
-
-def _piece(chunk: Any, request_id: str | None) -> Piece:
-    choice = chunk.choices[0] if chunk.choices else None
-    usage = {}
-    if chunk.usage:
-        usage = {"input": int(chunk.usage.prompt_tokens or 0), "output": int(chunk.usage.completion_tokens or 0)}
-    text = (choice.delta.content or "") if choice and choice.delta else ""
-    refusal = getattr(choice.delta, "refusal", None) if choice and choice.delta else None
-    if refusal:
-        raise Failed("provider_refused", f"the model refused: {refusal}")
-    return Piece(text, chunk.model, request_id or chunk.id, usage, choice.finish_reason if choice else None)
+    def _options(self, request: Request) -> dict[str, Any]:
+        system = [{"role": "system", "content": request.system}] if request.system else []
+        limit = "max_completion_tokens" if f"{self._url}/".lower().startswith(_VENDOR) else "max_tokens"
+        most = {} if request.max_output_tokens is None else {limit: request.max_output_tokens}
+        return {
+            "model": request.model or self._settings.model,
+            "messages": [*system, {"role": "user", "content": request.text}],
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            **most,
+        }
 
 
-def _failed(error: openai.OpenAIError) -> Failed:
-    if isinstance(error, openai.APITimeoutError):
-        return Failed("provider_offline", "it did not answer in time", again=True)
-    if isinstance(error, openai.APIConnectionError):
-        return Failed("provider_offline", f"no connection: {error.__cause__ or error}", again=True)
-    if isinstance(error, openai.APIStatusError):
-        return from_status(error.status_code, _said(error), error.response.headers.get("retry-after"))
-    return Failed("provider_garbage", "the answer could not be read")
+def _piece(chunk: ChatCompletionChunk, request_id: str | None) -> Piece:
+    usage = chunk.usage
+    counts = {"input": usage.prompt_tokens, "output": usage.completion_tokens} if usage else {}
+    if not chunk.choices:
+        return Piece("", chunk.model, request_id or chunk.id, counts)
+    choice = chunk.choices[0]
+    if choice.delta.refusal:
+        raise Failed("provider_refused", f"the model refused: {choice.delta.refusal}")
+    return Piece(choice.delta.content or "", chunk.model, request_id or chunk.id, counts, choice.finish_reason)
 
 
-def _said(error: openai.APIStatusError) -> str:
-    body = error.body
-    message = body.get("message") if isinstance(body, dict) else None
-    return message if isinstance(message, str) else ""
+def _names(table: Any) -> list[str]:
+    return [row["id"] for row in table["data"]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 DEADLINE_S = 30.0
@@ -28,8 +28,8 @@ class Context:
     """How a call is made: its deadline in seconds, who hears the text as it comes, and who hears of each try."""
 
     deadline_s: float = DEADLINE_S
-    heard: Callable[[str], None] = lambda text: None
-    tried: Callable[[Try], None] = lambda one: None
+    heard: Callable[[str], None] = lambda _text: None
+    tried: Callable[[Try], None] = lambda _one: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +55,13 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Whether a provider answers. `model` is None where it does not tell which models it has."""
+    """Whether a provider answers, and has the configured model (None: it did not tell); `models` are those it has."""
 
     ok: bool
     latency_s: float
     model: bool | None
     message: str
+    models: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, object]:
         """As `--json` and HTTP print it."""
@@ -71,7 +72,7 @@ class Provider(Protocol):
     """One configured provider."""
 
     def generate(self, request: Request, context: Context) -> Generation:
-        """The answer. Streams underneath; raises `OpsError` of kind provider (or a refused configuration) and nothing else."""
+        """The answer. Streams underneath; raises `OpsError` of kind provider (or a refused configuration) alone."""
 
     def health(self, deadline_s: float) -> Health:
         """Ask it for its models, in so many seconds. Never raises for what the far end does."""
@@ -88,4 +89,3 @@ class ProviderSettings:
     key: str | None = None
     key_host: str | None = None
     proxy: bool = False
-    extra: Mapping[str, object] = field(default_factory=dict)
