@@ -142,6 +142,12 @@ class Step:
     """What a vote says: approve, reject or withdraw."""
 
     reason: str | None = None
+    usage: str | None = None
+    """What a model's answer took, as its provider counts; `request_id` is the provider's name for the call."""
+
+    request_id: str | None = None
+    include: str | None = None
+    """Files that went along, each with its digest."""
 
     @property
     def subject(self) -> str:

@@ -24,6 +24,7 @@ class Wish:
     executor: str | None = None
     runner: str | None = None
     at_base: bool = False
+    as_draft: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,9 @@ def terms(document: Document, policy: Policy, wish: Wish, *, default_runner: str
             "--executor claim (an agent takes it), provider (a model answers), or exec with a runner: opsctl runner add"
         )
         raise OpsError("usage", "the approved file names no executor, and no runner is configured", hint=hint)
+    if executor != "provider" and wish.as_draft:
+        hint = "--executor provider, or leave --as-draft out"
+        raise OpsError("usage", f"the executor {executor} has no answer that could be filed as a draft", hint=hint)
     if executor != "exec" and wish.runner:
         raise OpsError("usage", f"the executor {executor} has no runner", hint="leave --runner out")
     return Terms(

@@ -28,7 +28,7 @@ BOTTOM = [
 RULE = ["policy", "act", "standing", "quorum", "topic"]
 PURE = [*RULE, *(name for name in BOTTOM if name not in ("config", "runners", "leases"))]
 IMPURE = {"os", "sqlite3", "subprocess", "pygit2", "pathlib", "time", "socket", "random", "secrets", "tempfile"}
-HEAVY = ["openai", "anthropic", "fastapi", "mcp", "uvicorn", "google", "httpx", "jinja2"]
+HEAVY = ["openai", "anthropic", "fastapi", "mcp", "uvicorn", "google", "httpx", "httpx2", "jinja2"]
 
 
 @cache
@@ -86,7 +86,7 @@ def rank(name: str) -> int:
         return 1
     if parts[0] in ("git", "ledger", "history", "ahead", "helper"):
         return 2
-    if parts[0] in ("store", "notes", "runindex", "executors"):
+    if parts[0] in ("store", "notes", "runindex", "executors", "providers"):
         return 3
     if parts[0] == "workspace":
         return 4

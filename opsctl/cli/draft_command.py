@@ -11,7 +11,7 @@ from opsctl import text
 from opsctl.cli import document_options as options
 from opsctl.cli import editor
 from opsctl.cli.app import command
-from opsctl.cli.options import AllowSecret, decoded, read_file
+from opsctl.cli.options import AllowSecret, decoded, read_file, typed
 from opsctl.cli.session import Session
 from opsctl.errors import OpsError
 from opsctl.models import Document, RunSettings, draft_json, utc
@@ -65,8 +65,8 @@ def register(app: typer.Typer) -> None:
             run=run if run != RunSettings() or before is None else before.run,
             allow_secrets=frozenset(allow_secret),
         )
-        typed = prompt is None and file is None and source is None
-        with editor.keeping(written.encode(), session.workspace.spare_folder, ".md") if typed else nullcontext():
+        edited = prompt is None and file is None and source is None
+        with editor.keeping(written.encode(), session.workspace.spare_folder, ".md") if edited else nullcontext():
             _tell(session, session.workspace.drafts.create(new))
 
 
@@ -86,6 +86,9 @@ def _source(session: Session, identifier: str) -> Document:
     draft = session.workspace.drafts.get(session.workspace.resolve(identifier)[1])
     if draft.error and not draft.document.prompt:
         raise OpsError("bad_document", draft.error)
+    if draft.status == "error":
+        hint = f"ask again: opsctl generate; `opsctl show d_{draft.ulid}` has the request"
+        raise OpsError("bad_document", f"d_{draft.ulid} holds no text: {draft.error}", hint=hint)
     return draft.document
 
 
@@ -95,7 +98,7 @@ def _prompt(session: Session, prompt: str | None, file: str | None, before: str 
     if file is not None:
         return decoded(read_file(file, limit=_LIMIT))
     if prompt is not None:
-        return _clean(prompt)
+        return typed(prompt)
     if before is not None:
         return before
     if not session.person_is_here:
@@ -105,12 +108,3 @@ def _prompt(session: Session, prompt: str | None, file: str | None, before: str 
     if not written.strip():
         raise OpsError("bad_input", "nothing was written, so nothing was drafted")
     return decoded(written)
-
-
-def _clean(prompt: str) -> str:
-    """Arguments that are not UTF-8 arrive as surrogates."""
-    try:
-        prompt.encode()
-    except UnicodeEncodeError as error:
-        raise OpsError("bad_document", f"character {error.start} of the text is not UTF-8") from None
-    return prompt

@@ -79,7 +79,7 @@ def register(app: typer.Typer) -> None:
 
 def _print(session: Session, drafts: list[Draft]) -> None:
     if not session.out_is_terminal:
-        session.table({}, ([f"d_{d.ulid}", d.status, d.author, utc(d.updated_at), d.document.title] for d in drafts))
+        session.table({}, (_cells(d) for d in drafts))
         return
     suffixes = session.workspace.short_ids([draft.ulid for draft in drafts])
     colour = _COLOURS[drafts[0].status] if drafts and len({draft.status for draft in drafts}) == 1 else None
@@ -87,6 +87,12 @@ def _print(session: Session, drafts: list[Draft]) -> None:
     session.table(
         columns, ([suffixes[d.ulid], _state(session, d), d.author, age(d.updated_at), _title(d)] for d in drafts)
     )
+
+
+def _cells(draft: Draft) -> list[str]:
+    """A row for a pipe; a draft in error has its reason at the end."""
+    row = [f"d_{draft.ulid}", draft.status, draft.author, utc(draft.updated_at), draft.document.title]
+    return [*row, draft.error or ""] if draft.status == "error" else row
 
 
 def _nothing(status: str, waiting: bool) -> str:
@@ -111,4 +117,5 @@ def _state(session: Session, draft: Draft) -> str:
 
 def _title(draft: Draft) -> str:
     labels = "".join(f" [{label}]" for label in draft.document.labels)
-    return draft.document.title + labels
+    reason = f" ({draft.error})" if draft.status == "error" else ""
+    return draft.document.title + labels + reason

@@ -44,6 +44,17 @@ def complete_run(incomplete: str) -> list[str]:
     return ["r_" + ulid for ulid in found if ulid.startswith(part) or (part and ulid.endswith(part))][:50]
 
 
+def complete_provider(incomplete: str) -> list[str]:
+    """Names of provider.json."""
+    import json
+
+    try:
+        rows = json.loads((Places.of(os.environ).config / "provider.json").read_bytes())["providers"]
+        return [name for name in rows if name.isprintable() and name.startswith(incomplete)]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return []
+
+
 def _common_dir(folder: Path) -> Path | None:
     """The git directory that all work trees of the repository share, found by its files alone."""
     for place in (folder, *folder.parents):
@@ -126,9 +137,10 @@ def read_file(name: str, *, limit: int) -> bytes:
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise OpsError("bad_input", f"{name!a} cannot be read", cause=reason) from None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OpsError("bad_input", f"{name!a} is not a regular file", hint="pipe its content in: --file -")
         with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise OpsError("bad_input", f"{name!a} is not a regular file", hint="pipe its content in: --file -")
             data = file.read(limit + 1)
     if len(data) > limit:
         raise OpsError("too_large", f"{Path(name).name!a} has more than {limit:,} bytes", hint="split it up")
@@ -141,3 +153,12 @@ def decoded(data: bytes) -> str:
 
     check_bytes(data)
     return data.decode()
+
+
+def typed(prompt: str) -> str:
+    """A text of the command line; arguments that are not UTF-8 arrive as surrogates. Raises `bad_document`."""
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise OpsError("bad_document", f"character {error.start} of the text is not UTF-8") from None
+    return prompt

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from opsctl.cli.app import command
+from opsctl.cli.options import complete_provider
 from opsctl.cli.session import Session
-from opsctl.errors import EXIT
+from opsctl.errors import EXIT, OpsError
 
-_CHECK_S = 4.5
-_LEFT_S = 0.5
+if TYPE_CHECKING:
+    from opsctl.providers.port import ProviderSettings
+
+_CHECK_S = 3.5
+"""Seconds that a provider has; starting and ending take the rest of the five."""
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Which one.", autocompletion=complete_provider)]
+OneOrAll = Annotated[
+    str | None, typer.Argument(metavar="[NAME]", help="Default: all.", autocompletion=complete_provider)
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +40,10 @@ def register(app: typer.Typer) -> None:
 def _looking(group: typer.Typer) -> None:
     @command(group, "list", example="opsctl provider list", json=True)
     def list_(session: Session) -> None:
-        """List the providers of your configuration; keys are never shown, only whether they are set."""
+        """List the providers of your configuration.
+
+        Keys are never shown, only whether they are set.
+        """
         from opsctl.providers.settings import load
 
         file = load(session.places)
@@ -56,9 +69,12 @@ def _looking(group: typer.Typer) -> None:
     @command(group, "check", example="opsctl provider check", json=True)
     def check(
         session: Session,
-        name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Default: all.")] = None,
+        name: OneOrAll = None,
     ) -> int:
-        """Ask all providers, side by side, whether they answer. Takes 5 seconds at most."""
+        """Ask all providers, side by side, whether they answer.
+
+        Takes 5 seconds at most. Exits with 7 where none does.
+        """
         from opsctl.providers.checking import check_all
 
         found = check_all(session.places, os.environ, name, deadline_s=_CHECK_S)
@@ -80,8 +96,11 @@ def _has(model: bool | None) -> str:
 
 def _changing(group: typer.Typer) -> None:
     @command(group, "use", example="opsctl provider use lm_studio", json=True)
-    def use(session: Session, name: Annotated[str, typer.Argument(metavar="NAME", help="The active one.")]) -> None:
-        """Make a provider the active one. Nothing else of the file changes."""
+    def use(session: Session, name: Name) -> None:
+        """Make a provider the active one.
+
+        Nothing else of the file changes.
+        """
         from opsctl.providers.settings import use
 
         file = use(session.places, name)
@@ -91,7 +110,10 @@ def _changing(group: typer.Typer) -> None:
 
     @command(group, "init", example="opsctl provider init", json=True)
     def init(session: Session) -> None:
-        """Write a provider.json to begin with. Finds a local Ollama, LM Studio or llama.cpp. Changes no file that is there."""
+        """Write a provider.json to begin with.
+
+        Finds a local Ollama, LM Studio or llama.cpp by itself. A file that is there stays as it is.
+        """
         from opsctl.providers.checking import begin
 
         file, said = begin(session.places, os.environ)
@@ -103,11 +125,7 @@ def _changing(group: typer.Typer) -> None:
         return session.say(f"active: {file.active}; change it with opsctl provider use NAME, or in {file.path}")
 
 
-def _row(active: str | None, settings: object) -> dict[str, object]:
-    from opsctl.providers.port import ProviderSettings
-
-    if not isinstance(settings, ProviderSettings):
-        raise TypeError
+def _row(active: str | None, settings: ProviderSettings) -> dict[str, object]:
     key = settings.key
     state = "none" if key is None else f"{key} is {'set' if os.environ.get(key) else 'not set'}"
     return {
@@ -124,5 +142,5 @@ def _cell(value: object) -> str:
     return ("active" if value else "") if isinstance(value, bool) else str(value)
 
 
-def _faults(faults: object) -> dict[str, str]:
-    return {str(name): fault.message for name, fault in dict(faults).items()}  # type: ignore[call-overload]
+def _faults(faults: Mapping[str, OpsError]) -> dict[str, str]:
+    return {name: fault.message for name, fault in faults.items()}

@@ -10,10 +10,10 @@ from opsctl import risk, text
 from opsctl.cli.session import Session, age
 from opsctl.diffing import Piece
 from opsctl.document import short
-from opsctl.models import utc
+from opsctl.models import Step, utc
 
 if TYPE_CHECKING:
-    from opsctl.models import Approved, Decision, Document, Draft, Step
+    from opsctl.models import Approved, Decision, Document, Draft
 
 _DONE = {
     "edit": "edited",
@@ -38,6 +38,7 @@ def draft_lines(session: Session, draft: Draft, content: bytes, steps: Sequence[
         *_last_steps(draft, steps),
         ("revision", f"{draft.revision}, {draft.digest}"),
         *_document_facts(document),
+        *_written(steps),
         ("votes", ", ".join(f"{vote.principal}: {vote.vote}" for vote in draft.votes)),
         ("asked for" if draft.status == "draft" else "reason", draft.reason or ""),
         ("error", draft.error or ""),
@@ -54,6 +55,15 @@ def _last_steps(draft: Draft, steps: Sequence[Step | Decision]) -> Iterator[tupl
         step = last.get(kind)
         if step and (kind != "return" or (draft.status == "draft" and draft.reason)):
             yield word, _by(step.by, step.at)
+
+
+def _written(steps: Sequence[Step | Decision]) -> Iterator[tuple[str, str]]:
+    """What a provider said of the call that the newest text came from; it proves nothing."""
+    last = next((step for step in steps if isinstance(step, Step) and step.kind in ("draft", "edit")), None)
+    if last:
+        yield "usage", last.usage or ""
+        yield "request id", last.request_id or ""
+        yield "sent along", last.include or ""
 
 
 def _by(who: str, when: datetime) -> str:

@@ -72,7 +72,7 @@ def register(app: typer.Typer) -> None:
             return _detached(session)
         workspace = session.workspace
         item = _item(session, identifier)
-        wish = Wish(executor, runner, at_base)
+        wish = Wish(executor, runner, at_base, as_draft)
         made, hold = workspace.runs.create(item, wish, key=idempotency_key)
         if announce:
             _announce(made)
@@ -125,8 +125,10 @@ def tell(session: Session, run: Run) -> None:
         session.say(f"next: {look}; git merge {branch}" if run.status == "done" else f"look before you take it: {look}")
     elif run.status == "done" and run.executor == "exec":
         session.say("it changed no files")
+    if run.draft:
+        session.say(f"its answer is filed: {run.draft}; next: opsctl review")
     if run.output and run.output_bytes:
-        session.say(f"what it printed: opsctl runs log {name}")
+        session.say(f"what it {'answered' if run.executor == 'provider' else 'printed'}: opsctl runs log {name}")
     return None
 
 

@@ -68,7 +68,9 @@ class ProviderFile:
             known = ", ".join(f"{one[:60]!a}" for one in [*self.providers, *self.faults]) or "none"
             said = f"no provider {wanted[:60]!a} is configured" if wanted else "no provider is configured"
             hint = "opsctl provider init, opsctl provider list"
-            raise OpsError("no_provider", f"{said}; known: {known[:400]}", hint=hint)
+            is_ours = name is None and wanted is not None  # the file itself names what it has not
+            code = "bad_config" if is_ours else "no_provider"
+            raise OpsError(code, f"{said}; known: {known[:400]}", hint=hint)
         return self.providers[wanted]
 
 

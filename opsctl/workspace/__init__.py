@@ -22,6 +22,7 @@ from opsctl.workspace.topics import Topics
 from opsctl.workspace.working import WorkingSide
 
 if TYPE_CHECKING:
+    from opsctl.workspace.answering import Answering
     from opsctl.workspace.approvals import Approvals
     from opsctl.workspace.configuration import Value
     from opsctl.workspace.doctor import Doctor
@@ -143,7 +144,7 @@ class Workspace(Base):
         """Let a provider write a draft."""
         from opsctl.workspace.generating import Generating
 
-        return Generating(self, self.drafts)
+        return Generating(self, self.desk, self.drafts)
 
     @cached_property
     def runs(self) -> Runs:
@@ -164,7 +165,14 @@ class Workspace(Base):
         """Carry out a run on this machine."""
         from opsctl.workspace.executing import Executing
 
-        return Executing(self, self.desk, self.runs, self.runbook)
+        return Executing(self, self.desk, self.runs, self.runbook, self.answering)
+
+    @cached_property
+    def answering(self) -> Answering:
+        """Let a provider carry out a run."""
+        from opsctl.workspace.answering import Answering
+
+        return Answering(self, self.runs, self.drafts)
 
     @cached_property
     def doctor(self) -> Doctor:

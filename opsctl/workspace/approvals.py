@@ -114,9 +114,9 @@ class Approvals:
         said = {"rejected": "was rejected", "error": "failed and holds no text to approve"}.get(
             draft.status, "was revoked"
         )
-        raise already(
-            f"d_{draft.ulid} {said}; it cannot be approved", f"file it again: opsctl draft --from d_{draft.ulid}"
-        )
+        again = f"file it again: opsctl draft --from d_{draft.ulid}"
+        hint = "ask again: opsctl generate" if draft.status == "error" else again
+        raise already(f"d_{draft.ulid} {said}; it cannot be approved", hint)
 
     def me(self, gate: Gate) -> str:
         """The principal whose key signs here. Raises `role` when the policy does not know the key."""

@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opsctl import document as documents
 from opsctl import ids, secretscan
 from opsctl.errors import OpsError
 from opsctl.gitobject import Entry
+from opsctl.message import one_line
 from opsctl.models import STATUSES, Document, Draft, Revision, RunSettings, Target
 from opsctl.workspace.base import Base
 from opsctl.workspace.decisions import already
 from opsctl.workspace.desk import Desk
 from opsctl.workspace.topics import Topics
 from opsctl.workspace.working import Staged, WorkingSide
+
+if TYPE_CHECKING:
+    from opsctl.providers.port import Generation
+
+NO_ANSWER = "(no answer)"
+"""What stands in the file of a failed draft where the prompt belongs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +34,24 @@ class Facts:
     request_id: str = ""
     include: str = ""
 
+    @classmethod
+    def of(cls, made: Generation | None, include: str = "") -> Facts:
+        """What an answer says of itself: anybody's words, so each becomes one harmless line."""
+        if made is None:
+            return cls(include=include)
+        tries = {"tries": len(made.tries)} if len(made.tries) > 1 else {}
+        usage = " ".join(f"{name}={count}" for name, count in {**made.usage, **tries}.items())
+        return cls(_line(usage), _line(made.request_id or ""), include)
+
     def trailers(self) -> dict[str, str]:
         """The trailers that tell it."""
         rows = {"Ops-Usage": self.usage, "Ops-Request-Id": self.request_id, "Ops-Include": self.include}
-        return {name: value[:500] for name, value in rows.items() if value}
+        return {name: value for name, value in rows.items() if value}
+
+
+def _line(text: str) -> str:
+    """Text of a provider for a trailer: one line that git can hold, without known secrets."""
+    return one_line(secretscan.redact(text).encode("utf-8", "replace").decode())[:300]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +97,7 @@ class Drafts:
 
     def create(self, new: NewDraft) -> Draft:
         """File a draft. Raises `bad_document`, `too_large`, `secret_found` before any object is written."""
-        document = self._document(new)
-        data = documents.build(document)
-        trailers = _allowed(data, new.allow_secrets) | {"Ops-Kind": "draft", "Ops-Id": document.ulid}
-        trailers |= new.facts.trailers()
+        document, data, trailers = self._prepared(new, "draft")
 
         def build() -> Staged:
             entry = self._base.store.file(data)
@@ -91,6 +109,18 @@ class Drafts:
 
         self._working.change(build)
         return self._desk.draft(document.ulid)
+
+    def check(self, new: NewDraft) -> None:
+        """Raise what `create` raises for such a draft, and whatever else keeps it from being filed; write nothing."""
+        self._desk.refresh().require_gate()
+        _ = self._base.who
+        self._prepared(new, "draft")
+
+    def _prepared(self, new: NewDraft, kind: str) -> tuple[Document, bytes, dict[str, str]]:
+        document = self._document(new)
+        data = documents.build(document)
+        trailers = _allowed(data, new.allow_secrets) | {"Ops-Kind": kind, "Ops-Id": document.ulid}
+        return document, data, trailers | new.facts.trailers()
 
     def _document(self, new: NewDraft) -> Document:
         return Document(
@@ -108,18 +138,15 @@ class Drafts:
 
     def fail(self, new: NewDraft, reason: str) -> Draft:
         """File what was asked for as a closed draft in the state `error`: it holds no text that could be approved."""
-        document = self._document(new)
-        data = documents.build(document)
-        trailers = _allowed(data, new.allow_secrets) | {"Ops-Kind": "fail", "Ops-Id": document.ulid}
-        trailers |= {"Ops-Reason": reason[:1000], **new.facts.trailers()}
+        document, data, trailers = self._prepared(replace(new, prompt=NO_ANSWER), "fail")
+        trailers["Ops-Reason"] = _line(reason) or "no reason was given"
 
         def build() -> Staged:
             edits = {ids.path_of(document.ulid, top="closed"): self._base.store.file(data)}
-            parents = (self._desk.now.drafts,)
-            drafts = self._clerk.drafts_commit(edits, parents, f"fail: {document.title}", trailers)
+            drafts = self._working.commit(edits, (self._desk.now.drafts,), f"fail: {document.title}", trailers)
             return Staged(drafts, document.ulid, None, "opsctl: fail")
 
-        self._clerk.work(build)
+        self._working.change(build)
         return self._desk.draft(document.ulid)
 
     def edit(
@@ -360,7 +387,7 @@ def _way_on(draft: Draft) -> str:
         "approved": f"take it out of use with `opsctl revoke a_{ulid} --reason …`, or file a new draft",
         "revoked": "a revoked id never returns; file a new draft",
         "rejected": f"file it again: opsctl draft --from d_{ulid}",
-        "error": "file a new draft",
+        "error": f"ask again: opsctl generate; `opsctl show d_{ulid}` has the request and the reason",
     }
     return ways.get(draft.status, "")
 

@@ -20,6 +20,7 @@ from opsctl.runterms import Terms, Wish
 from opsctl.secretscan import redact
 from opsctl.store import APPROVED, RESULTS
 from opsctl.text import one_line
+from opsctl.workspace.answering import Answering, Order
 from opsctl.workspace.base import Base
 from opsctl.workspace.desk import Desk
 from opsctl.workspace.hold import KEEP, Hold, sweep
@@ -62,11 +63,12 @@ class _Work:
 class Executing:
     """`ws.executing`."""
 
-    def __init__(self, base: Base, desk: Desk, runs: Runs, book: Runbook) -> None:
+    def __init__(self, base: Base, desk: Desk, runs: Runs, book: Runbook, answering: Answering) -> None:
         self._base = base
         self._desk = desk
         self._runs = runs
         self._book = book
+        self._answering = answering
         self._repo = base.repo
         self._git = Git(base.repo.common, base.environ)
 
@@ -84,7 +86,8 @@ class Executing:
             policy, wish = self._desk.now.require_gate().policy, Wish(made.executor, made.runner)
             terms = runterms.terms(approved.document, policy, wish, default_runner=made.runner)
             if terms.executor == "provider":
-                raise OpsError("no_provider", "no model provider is configured", hint="use an exec runner")
+                order = Order(made, approved, terms, settings.as_draft, self._stop(made), watch)
+                return self._answering.carry_out(order)
             return self._exec(made, approved, terms, settings, watch)
         except KeyboardInterrupt:
             self._runs.finish(made.ulid, CANCELLED, {"message": "interrupted by the person who ran it"})

@@ -1,166 +1,223 @@
-"""Use case `generate`: a provider writes the text of a draft. What it answers is text, and a person approves it or not."""
+"""Use case `generate`: a provider writes the text of a draft, which a person approves or not."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+import contextlib
+import os
+import shlex
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from opsctl import document as documents
-from opsctl import secretscan
 from opsctl.errors import OpsError
-from opsctl.models import Draft, RunSettings
+from opsctl.models import Document, Draft
 from opsctl.providers import connect
-from opsctl.providers.port import DEADLINE_S, Context, Generation, Request, Try
+from opsctl.providers.port import Context, Generation, ProviderSettings, Request, Try
 from opsctl.providers.settings import load
+from opsctl.secretscan import Secret
+from opsctl.workspace import asking, steps
+from opsctl.workspace.asking import Ask, Include, Part
 from opsctl.workspace.base import Base
-from opsctl.workspace.drafts import Drafts, Facts, NewDraft
+from opsctl.workspace.desk import Desk
+from opsctl.workspace.drafts import NO_ANSWER, Drafts, Facts, NewDraft, check_expected
 
-SYSTEM = (
-    "You write the prompt that a coding agent will receive. Answer with that prompt alone, in Markdown: what to change, "
-    "where, how to check it, and what to leave alone. A person reads and approves it before it is used."
-)
-INCLUDE_LIMIT = 256 * 1024
-"""Bytes of all included files together."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What a person asks for. `revise` is the ULID of a pending draft that gets a new revision instead of a new one."""
-
-    text: str
-    provider: str | None = None
-    model: str | None = None
-    title: str | None = None
-    labels: tuple[str, ...] = ()
-    context: Mapping[str, str] = field(default_factory=dict)
-    includes: tuple[tuple[str, bytes], ...] = ()
-    base: str | None = None
-    paths: tuple[str, ...] = ()
-    run: RunSettings = RunSettings()
-    revise: str | None = None
-    timeout_s: float = DEADLINE_S
-    max_output_tokens: int | None = None
-    allow_secrets: frozenset[str] = frozenset()
+_TEXT_CODES = ("too_large", "bad_document", "secret_found")
+"""What filing refuses a text for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Who hears what: the text as it comes, each try, and secrets in the request, which may still say no."""
+    """Who hears what. `may_send` gets what looks like a secret, with where it stands, and may still say no."""
 
+    asking: Callable[[ProviderSettings], None]
     heard: Callable[[str], None]
     tried: Callable[[Try], None]
-    may_send: Callable[[list[secretscan.Secret]], bool]
+    may_send: Callable[[Sequence[tuple[str, Secret]]], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """The draft, and how its text came about."""
+    """The draft, and how its text came about. `changed` is False where a revision came back as it was."""
 
     draft: Draft
     generation: Generation
+    changed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One request with all that was looked up for it."""
+
+    ask: Ask
+    settings: ProviderSettings
+    before: Draft | None
+    files: Sequence[Include]
+    parts: Sequence[Part]
+
+    def new(self, prompt: str, made: Generation | None) -> NewDraft:
+        """The draft with this prompt."""
+        request = asking.recorded(self.ask)
+        return NewDraft(
+            prompt=prompt,
+            title=self.ask.title if self.ask.title is not None else documents.title_from(request),
+            labels=self.ask.labels,
+            context=self.ask.context,
+            base=self.ask.base,
+            paths=self.ask.paths,
+            run=self.ask.run,
+            allow_secrets=self.ask.allow_secrets,
+            provider=self.settings.name,
+            model=made.model if made else self.ask.model or self.settings.model,
+            request=request,
+            facts=self.facts(made),
+        )
+
+    def facts(self, made: Generation | None) -> Facts:
+        """What the commit tells of the call."""
+        return Facts.of(made, ", ".join(f"{file.name} {file.digest}" for file in self.files))
 
 
 class Generating:
     """`ws.generating`."""
 
-    def __init__(self, base: Base, drafts: Drafts) -> None:
+    def __init__(self, base: Base, desk: Desk, drafts: Drafts) -> None:
         self._base = base
+        self._desk = desk
         self._drafts = drafts
 
     def generate(self, ask: Ask, listener: Listener) -> Generated:
         """Ask a provider and file its answer.
 
-        A refused configuration raises before anything is sent. A call that fails leaves a draft in the state `error`
-        with the reason and without any text of the answer, named in the error's detail; a revision that fails leaves
-        its draft as it was. Raises errors of kind provider, and what filing a draft raises.
+        What is refused before anything is sent leaves nothing behind: the configuration, the draft to revise, a file,
+        a title. A call that fails, and an answer that no draft can hold, leave a draft in the state `error` with the
+        reason and no text of the answer, which the error's detail names; a draft that was to be revised stays as it
+        is. Raises errors of kind provider for those.
         """
         settings = load(self._base.places).get(ask.provider)
         provider = connect(settings, self._base.environ)
-        before = self._drafts.require_pending(ask.revise, "revised") if ask.revise else None
-        text = _composed(ask, before)
-        secrets = secretscan.find(text)
+        job = self._job(ask, settings)
+        secrets = list(asking.secrets(job.parts, ask.allow_secrets))
         if secrets and not listener.may_send(secrets):
-            raise OpsError("secret_found", "the request was not sent: it holds what looks like a secret")
-        request = Request(text, SYSTEM, ask.model, ask.max_output_tokens)
+            raise OpsError("secret_found", "nothing was sent: the request holds what looks like a secret")
+        text = "\n\n".join(part.sent() for part in job.parts)
+        request = Request(text, asking.SYSTEM, ask.model, ask.max_output_tokens)
         try:
+            listener.asking(settings)
             made = provider.generate(request, Context(ask.timeout_s, listener.heard, listener.tried))
-            return Generated(self._filed(ask, before, settings.name, made), made)
         except KeyboardInterrupt:
-            self._failed(ask, before, settings.name, "interrupted by the person who asked")
+            with contextlib.suppress(OpsError):
+                self._fail(job, "interrupted by the person who asked")
             raise
         except OpsError as error:
-            if error.kind == "provider" or error.code in ("too_large", "bad_document"):
-                failed = self._failed(ask, before, settings.name, error.message)
-                said = OpsError("provider_garbage", error.message) if error.kind != "provider" else error
-                said.detail = {**error.detail, **({"draft": f"d_{failed.ulid}"} if failed else {})}
-                raise said from None
+            if error.kind != "provider":
+                raise  # the configuration turned out to be refused only when its host was looked up
+            raise self._failed(job, error) from None
+        return self._file(job, made)
+
+    # -- before anything is sent --------------------------------------------------------------------------------
+
+    def _job(self, ask: Ask, settings: ProviderSettings) -> _Job:
+        """Everything that can be refused, while it costs nothing."""
+        size = len(ask.text.encode("utf-8", "surrogatepass"))
+        if size > asking.REQUEST_LIMIT:
+            message = f"the request has {size:,} bytes; at most {asking.REQUEST_LIMIT:,} are taken"
+            raise OpsError("too_large", message, hint="put the rest into files, and send those along with --include")
+        files = asking.includes(ask, self._root())
+        before = self._before(ask) if ask.revise else None
+        reasons = self._reasons(before.ulid) if before else []
+        parts = asking.compose(ask, files, before.document.prompt if before else None, reasons)
+        job = _Job(ask, settings, before, files, parts)
+        if before:
+            documents.build(self._revised(job, before, NO_ANSWER, ask.model or settings.model))
+        self._drafts.check(job.new(NO_ANSWER, None))
+        return job
+
+    def _root(self) -> Path:
+        """The folder below which a file's name says where it is."""
+        common = self._base.repo.common
+        return common.parent if common.name == ".git" else Path(os.path.realpath(self._base.path))
+
+    def _before(self, ask: Ask) -> Draft:
+        before = self._drafts.require_pending(ask.revise or "", "revised")
+        check_expected(before, ask.expect)
+        if before.error:
+            raise OpsError("bad_document", before.error, hint=f"mend the whole file: opsctl edit d_{before.ulid}")
+        if ask.base:
+            raise OpsError("usage", "a revision keeps the base of its draft", hint="leave --base or --from out")
+        return before
+
+    def _reasons(self, ulid: str) -> list[str]:
+        """What reviewers have said since the text was last changed, oldest first."""
+        found: list[str] = []
+        for step in steps.read(self._base.repo, self._desk, ulid):
+            if step.kind in ("draft", "edit"):
+                break
+            if step.reason:
+                found.insert(0, step.reason)
+        return found
+
+    # -- filing -------------------------------------------------------------------------------------------------
+
+    def _file(self, job: _Job, made: Generation) -> Generated:
+        try:
+            if job.before is None:
+                return Generated(self._drafts.create(job.new(made.text, made)), made)
+            document = self._revised(job, job.before, made.text, made.model)
+            draft, changed = self._drafts.edit(
+                job.before.ulid,
+                data=documents.build(document),
+                expect=job.before.digest,
+                allow_secrets=job.ask.allow_secrets,
+                facts=job.facts(made),
+            )
+            return Generated(draft, made, changed)
+        except OpsError as error:
+            if error.code in _TEXT_CODES:
+                said = OpsError("provider_garbage", f"the answer cannot be filed: {error.message}", hint=error.hint)
+                raise self._failed(job, said) from None
+            self._keep(made.text, error)
             raise
 
-    def _filed(self, ask: Ask, before: Draft | None, name: str, made: Generation) -> Draft:
-        facts = _facts(ask, made)
-        if before:
-            document = replace(before.document, prompt=made.text, provider=name, model=made.model, request=ask.text)
-            data = documents.build(document)
-            return self._drafts.edit(before.ulid, data=data, allow_secrets=ask.allow_secrets, facts=facts)[0]
-        return self._drafts.create(_new(ask, name, made.model, made.text, facts))
+    def _revised(self, job: _Job, before: Draft, prompt: str, model: str) -> Document:
+        ask, old = job.ask, before.document
+        return replace(
+            old,
+            prompt=prompt,
+            title=ask.title if ask.title is not None else old.title,
+            labels=ask.labels or old.labels,
+            context=ask.context or old.context,
+            target=replace(old.target, paths=ask.paths or old.target.paths),
+            provider=job.settings.name,
+            model=model,
+            request=asking.recorded(ask),
+        )
 
-    def _failed(self, ask: Ask, before: Draft | None, name: str, reason: str) -> Draft | None:
+    def _failed(self, job: _Job, error: OpsError) -> OpsError:
+        """The error of a call that failed, with the draft that tells it."""
+        try:
+            failed = self._fail(job, error.message)
+        except OpsError as fault:
+            error.cause = f"no draft could be filed that tells it: {fault.message}"
+            return error
+        if failed:
+            error.detail = {**error.detail, "draft": f"d_{failed.ulid}"}
+            kept = f"opsctl show {failed.ulid[-6:]} keeps this"
+            error.hint = f"{error.hint}; {kept}" if error.hint else kept
+        return error
+
+    def _fail(self, job: _Job, reason: str) -> Draft | None:
         """The trace of a call that failed. A draft that was to be revised stays as it is."""
-        if before:
-            return None
-        return self._drafts.fail(_new(ask, name, ask.model, "(no answer)", Facts()), reason)
+        return None if job.before else self._drafts.fail(job.new(NO_ANSWER, None), reason)
 
-
-def _new(ask: Ask, name: str, model: str | None, prompt: str, facts: Facts) -> NewDraft:
-    return NewDraft(
-        prompt=prompt,
-        title=ask.title or documents.title_from(ask.text),
-        labels=ask.labels,
-        context=ask.context,
-        base=ask.base,
-        paths=ask.paths,
-        run=ask.run,
-        allow_secrets=ask.allow_secrets,
-        provider=name,
-        model=model,
-        request=ask.text,
-        facts=facts,
-    )
-
-
-def _facts(ask: Ask, made: Generation) -> Facts:
-    includes = ", ".join(f"{path}@sha256:{hashlib.sha256(data).hexdigest()[:16]}" for path, data in ask.includes)
-    usage = " ".join(f"{name}={count}" for name, count in made.usage.items())
-    return Facts(usage=usage, request_id=made.request_id or "", include=includes)
-
-
-def _composed(ask: Ask, before: Draft | None) -> str:
-    """The text that is sent: the request, what is known, the files, and for a revision the old text with its reasons."""
-    parts = [ask.text]
-    if ask.context:
-        parts.append("Known facts:\n" + "\n".join(f"- {key}: {value}" for key, value in ask.context.items()))
-    for path, data in ask.includes:
-        parts.append(f"The file {path}:\n<file>\n{data.decode('utf-8', 'replace')}\n</file>")
-    if before:
-        parts.append(f"Revise this prompt:\n<prompt>\n{before.document.prompt}\n</prompt>")
-        if before.reason:
-            parts.append(f"The reviewers asked for:\n{before.reason}")
-    return "\n\n".join(parts)
-
-
-def read_include(root: Path, name: str) -> tuple[str, bytes]:
-    """One file to send along, named as it is below the folder where possible. Raises `bad_input`, `too_large`."""
-    path = Path(name)
-    try:
-        if not path.is_file():
-            raise OpsError("bad_input", f"{name!a} is no file", hint="--include takes a file; may be repeated")
-        with path.open("rb") as file:
-            data = file.read(INCLUDE_LIMIT + 1)
-    except OSError as error:
-        raise OpsError("bad_input", f"{name!a} cannot be read", cause=error.strerror) from None
-    if len(data) > INCLUDE_LIMIT:
-        raise OpsError("too_large", f"{name!a} has more than {INCLUDE_LIMIT:,} bytes", hint="include a part of it")
-    full = path.resolve()
-    return (str(full.relative_to(root)) if full.is_relative_to(root) else path.name), data
+    def _keep(self, answer: str, error: OpsError) -> None:
+        """An answer that came and could not be filed is kept outside the repository: it may have cost something."""
+        folder = self._base.places.state
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor, path = tempfile.mkstemp(".md", "unsaved-", folder)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(answer.encode("utf-8", "replace"))
+            kept = f"the answer is kept in {shlex.quote(path)}"
+            error.hint = f"{error.hint}; {kept}" if error.hint else kept

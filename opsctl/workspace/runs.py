@@ -367,4 +367,5 @@ def _refuse_ended(run: Run) -> None:
 
 def _request(item: str, wish: Wish, retry: Run | None) -> str:
     body = [item, wish.executor, wish.runner, wish.at_base, retry.ulid if retry else None]
+    body += ["as_draft"] if wish.as_draft else []
     return "sha256:" + hashlib.sha256(json.dumps(body).encode()).hexdigest()

@@ -66,6 +66,9 @@ def _step(commit: Commit, policy: Policy | None, oid: str) -> Step:
         signer=signer,
         word=trailers.get("Ops-Vote"),
         reason=trailers.get("Ops-Reason"),
+        usage=trailers.get("Ops-Usage"),
+        request_id=trailers.get("Ops-Request-Id"),
+        include=trailers.get("Ops-Include"),
     )
 
 
