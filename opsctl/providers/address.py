@@ -54,7 +54,8 @@ def check_base_url(name: str, url: str) -> None:
         raise _refused(name, "base_url begins with https:// (or http:// on this machine)")
     host = parts.hostname or ""
     literal = _literal(host)
-    if literal is None and (not _HOST.fullmatch(host) or _is_disguised(host)):
+    is_name = "[" not in parts.netloc and _HOST.fullmatch(host) and not _is_disguised(host)
+    if literal is None and not is_name:
         raise _refused(name, f"{host[:80]!a} is not a plain host name or address")
     if port == 0 or parts.netloc.endswith(":"):
         raise _refused(name, "base_url has a port that is none")

@@ -20,8 +20,8 @@ from opsctl.providers.secret import Secret
 RAW_LIMIT = 64 * 1024 * 1024
 """Bytes of one response; streaming wraps each token in a few hundred bytes of JSON."""
 
-LINE_LIMIT = 8 * 1024 * 1024
-"""Bytes of one line, which libraries gather whole before they look at it."""
+EVENT_LIMIT = 8 * 1024 * 1024
+"""Bytes between two blank lines, which libraries gather whole before they look at them."""
 
 ERROR_LIMIT = 64 * 1024
 """Bytes that are read of a response that is no answer; the rest is left where it is."""
@@ -39,11 +39,15 @@ class _Bounded(httpx2.SyncByteStream):
         self._end = end
 
     def __iter__(self) -> Iterator[bytes]:
-        total = line = 0
+        total = event = 0
+        last = b""
         for chunk in self._inner:
             total += len(chunk)
-            line = len(chunk) - chunk.rindex(b"\n") if b"\n" in chunk else line + len(chunk)
-            if total > RAW_LIMIT or line > LINE_LIMIT:
+            window = last + chunk
+            ended = max(window.rfind(blank) for blank in (b"\n\n", b"\n\r\n", b"\r\r"))
+            event = len(window) - ended if ended >= 0 else event + len(chunk)
+            last = window[-2:]
+            if total > RAW_LIMIT or event > EVENT_LIMIT:
                 raise TooMuch("more came back than is read")
             if time.monotonic() > self._end:
                 raise httpx2.ReadTimeout("the deadline passed")
@@ -164,7 +168,7 @@ def _proxy(settings: ProviderSettings, environ: Mapping[str, str]) -> str | None
     host = f".{host_of(base_url)}"
     if "*" in excepted or any(one and host.endswith("." + one.lstrip(".")) for one in excepted):
         return None
-    if not re.match(r"https?://[^/\s]+/?$", found):
+    if not re.fullmatch(r"https?://([^/\s@]*@)?[^/\s@]+/?", found):
         raise OpsError(
             "bad_config", f"provider {settings.name}: the proxy of the environment is not http:// or https://"
         )

@@ -1,0 +1,1 @@
+"""A real model server with a tiny model of random weights."""
