@@ -17,6 +17,7 @@ from conftest import ROOT, Home, Site, make_home
 
 from opsctl.cli import options
 from opsctl.errors import OpsError
+from opsctl.providers import ADAPTERS
 from opsctl.workspace import Workspace
 
 BOTTOM = [
@@ -260,6 +261,41 @@ def test_help_needs_no_repository_and_no_git_library(home: Home, command: str) -
     assert status == 0
     assert "Example: opsctl " in out
     assert not tops & {"pygit2", "cryptography", *HEAVY}
+
+
+VENDORS = {"openai", "anthropic", "google"}
+
+
+def test_libraries_of_vendors_are_imported_by_their_adapter_alone_when_it_generates() -> None:
+    for name in modules():
+        tops = {one.split(".")[0] for one in imports(name)} & VENDORS
+        at_once = {one.split(".")[0] for one in imports(name, lazy=False)} & VENDORS
+        assert not at_once, name
+        assert len(tops) <= 1, name
+        assert not tops or name in ADAPTERS.values(), name
+        if "httpx2" in {one.split(".")[0] for one in imports(name)}:
+            assert name in {f"opsctl.providers.{one}" for one in ("wire", "health", "failure")}
+
+
+def test_only_connect_loads_what_speaks_to_a_provider() -> None:
+    inner = {f"opsctl.providers.{one}" for one in ("wire", "calling", "bounding", "failure", "health", "secret")}
+    for name in modules():
+        if not name.startswith("opsctl.providers"):
+            assert not own(name) & {*inner, *ADAPTERS.values()}, name
+
+
+@pytest.mark.parametrize(
+    "argv", [("provider", "path"), ("provider", "list"), ("provider", "check"), ("draft", "--help")]
+)
+def test_asking_for_providers_needs_no_library_of_a_vendor(home: Home, argv: tuple[str, ...]) -> None:
+    path = home.path / "config/opsctl/provider.json"
+    path.parent.mkdir(parents=True)
+    rows = {one: {"type": one, "model": "m", "base_url": "http://127.0.0.1:9"} for one in ADAPTERS}
+    path.write_text(json.dumps({"active": "gemini", "providers": rows}))
+    status, tops, _, out = loaded(home, home.path, *argv)
+    assert status in (0, 7), out
+    assert not tops & {"openai", "anthropic", "pydantic"}, "looking for google.genai loads the empty package google"
+    assert argv == ("provider", "check") or "httpx2" not in tops
 
 
 # -- completion of ids --------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+
 def serve(model: str, key: str) -> None:
     """Serve until the standard input ends; the address goes to the standard output."""
     import xllamacpp
