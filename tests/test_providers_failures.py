@@ -6,12 +6,15 @@ import gzip
 import json
 import re
 import socket
+import ssl
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -134,6 +137,27 @@ def test_pr_09_a_server_that_is_not_who_it_says_is_refused(vendor: Vendor) -> No
     assert len(error.detail["tries"]) == 1  # type: ignore[arg-type]
 
 
+def test_pr_09_a_certificate_of_nobody_is_refused_and_the_key_stays_here(vendor: Vendor, tmp_path: Path) -> None:
+    files = {name: str(tmp_path / name) for name in ("key", "cert")}
+    line = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=127.0.0.1", "-days", "2"]
+    line += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", files["key"], "-out", files["cert"]]
+    subprocess.run(line, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files["cert"], files["key"])
+    seen: list[bytes] = []
+
+    def serve(listener: socket.socket) -> None:
+        with suppress(OSError), context.wrap_socket(listener.accept()[0], server_side=True) as connection:
+            seen.append(connection.recv(65536))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        error = fails(vendor, f"https://127.0.0.1:{listener.getsockname()[1]}", deadline_s=5)
+    assert "CERTIFICATE_VERIFY_FAILED" in error.message
+    assert len(error.detail["tries"]) == 1  # type: ignore[arg-type]
+    assert b"".join(seen) == b""
+
+
 def drip(data: bytes) -> Callable[[socket.socket, int], None]:
     """One byte a second, for ever."""
 
@@ -158,18 +182,16 @@ def silent(connection: socket.socket, _: int) -> None:
     "answer", [drip(head() + b"x" * 100), slow_body, silent], ids=["one-byte-heads", "one-byte-bodies", "silence"]
 )
 def test_the_deadline_holds_whatever_it_hangs_in(vendor: Vendor, answer: Callable[[socket.socket, int], None]) -> None:
-    import threading
-
     with raw_server(answer) as raw:
         vendor.provider(raw.origin).health(0.5)  # imports are done
         begun = time.monotonic()
-        error = fails(vendor, raw.origin, deadline_s=3)
+        error = fails(vendor, raw.origin, deadline_s=2)
         took = time.monotonic() - begun
-        assert took < 4.2
+        assert took < 3.2
         assert error.code == "provider_offline"
         begun = time.monotonic()
-        assert not vendor.provider(raw.origin).health(1.5).ok
-        assert time.monotonic() - begun < 2.5
+        assert not vendor.provider(raw.origin).health(1.0).ok
+        assert time.monotonic() - begun < 2.0
         assert len(raw.asked) == 3, "one try each"
         for _ in range(30):
             if not [one for one in threading.enumerate() if one.name == "opsctl-provider"]:
@@ -284,7 +306,7 @@ vendor = next(one for one in VENDORS if one.type == {type!r})
 ask(vendor.provider({good!r}))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
-    ask(vendor.provider({origin!r}), deadline_s=15)
+    ask(vendor.provider({origin!r}), deadline_s=6)
 except OpsError as error:
     print(error.code, error.message)
 print(vendor.provider({origin!r}).health(10).message)
@@ -292,12 +314,11 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
 
-@pytest.mark.parametrize("kind", ["one-line", "lines", "comments", "empty-events", "error"])
+@pytest.mark.parametrize("kind", ["one-line", "lines", "empty-events", "error"])
 def test_two_gigabytes_take_neither_memory_nor_time(vendor: Vendor, kind: str) -> None:
     unit = {
         "one-line": b"x" * 65536,
         "lines": b"data: {}\n" * 7000,
-        "comments": b": nothing\n\n" * 6000,
         "empty-events": b"data: {}\n\n" * 6000,
         "error": b"x" * 65536,
     }[kind]

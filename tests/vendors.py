@@ -201,7 +201,7 @@ def raw_server(answer: Callable[[socket.socket, int], None], host: str = "127.0.
 
 def _request(connection: socket.socket) -> bytes:
     data = b""
-    while b"\r\n\r\n" not in data:
+    while b"\r\n\r\n" not in data and not data.startswith(b"\x16"):  # that would be TLS
         more = connection.recv(65536)
         if not more:
             return data
