@@ -43,10 +43,12 @@ Topic = dict[str, Member]
 """Members by commit id, every one after its ancestors; the tip is last."""
 
 
-def read(tip: str, objects: Objects, reachable: Callable[[str], bool], paths: frozenset[str]) -> Topic:
-    """The topic that ends in `tip`. Raises `Violation` if a commit touches anything but `paths`."""
+def read(
+    tip: str, objects: Objects, reachable: Callable[[str], bool], paths: frozenset[str], *, limit: int = LIMIT
+) -> Topic:
+    """The topic that ends in `tip`. Raises `Violation` if a commit touches anything but `paths`, or past `limit`."""
     members: Topic = {}
-    for oid, commit in _in_order(tip, objects, reachable):
+    for oid, commit in _in_order(tip, objects, reachable, limit):
         inside = [members[parent] for parent in commit.parents if parent in members]
         changed = _changed(oid, commit, inside, objects, paths)
         ancestors = 0
@@ -73,7 +75,7 @@ def changes_of(members: Topic) -> int:
     return sum(1 << member.index for member in members.values() if member.changed)
 
 
-def _in_order(tip: str, objects: Objects, reachable: Callable[[str], bool]) -> list[tuple[str, Commit]]:
+def _in_order(tip: str, objects: Objects, reachable: Callable[[str], bool], limit: int) -> list[tuple[str, Commit]]:
     """Members with parents before children, by an iterative depth-first walk."""
     commits: dict[str, Commit] = {}
     done: dict[str, Commit] = {}
@@ -88,8 +90,8 @@ def _in_order(tip: str, objects: Objects, reachable: Callable[[str], bool]) -> l
             stack += [parent for parent in commits[oid].parents if parent not in commits]
         else:
             done[oid] = commits[stack.pop()]
-        if len(commits) > LIMIT:
-            raise Violation("topic", f"a topic has at most {LIMIT} commits")
+        if len(commits) > limit:
+            raise Violation("topic", f"a topic has at most {limit} commits")
     return list(done.items())
 
 

@@ -50,5 +50,6 @@ def _spoken(found: Status) -> dict[str, str]:
         "last_decision": f"{age(datetime.fromisoformat(found.last_decision))} ago" if found.last_decision else "",
         "last_sync": f"{age(datetime.fromisoformat(found.last_sync))} ago" if found.last_sync else "",
         "not_published": "; ".join(lacking),
+        "revoked_unsigned": ", ".join(found.revoked_unsigned or ()),
         "behind": behind if found.behind else "",
     }

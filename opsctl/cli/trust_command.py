@@ -35,6 +35,8 @@ def register(app: typer.Typer) -> None:
         founded = found.founded
         if found.pinned and found.pinned != founded.root:
             session.say(f"this clone trusts another root now: {found.pinned}")
+        if found.notice:
+            session.say(found.notice)
         session.say(f"root         {founded.root}")
         session.say(f"signed by    {founded.principal}, key {founded.fingerprint}")
         session.say(f"gate of      {founded.policy.audience}, {many(found.count, 'commit')}, verified to the last")

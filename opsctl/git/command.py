@@ -83,9 +83,14 @@ def expanded(path: str, environ: Mapping[str, str]) -> str:
 
 
 def environment(environ: Mapping[str, str], extra: Sequence[str] = (), **values: str) -> dict[str, str]:
-    """A small environment: nothing that points git at another repository, index, or object folder (GT-12)."""
+    """A small environment: nothing that points git at another repository, index, or object folder (GT-12).
+
+    No transport is allowed either: a git that does not know GIT_NO_LAZY_FETCH would fetch a missing object, by a
+    program that the repository's configuration may name.
+    """
     kept = {name: environ[name] for name in (*_KEPT, *_CONFIG, *extra) if name in environ}
-    return kept | {"GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1"} | values
+    fixed = {"GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1"}
+    return kept | fixed | {"GIT_ALLOW_PROTOCOL": ""} | values
 
 
 class Git:
@@ -131,7 +136,9 @@ class Git:
 
     def network_environment(self, *, prompts: bool) -> dict[str, str]:
         """What git needs to reach a remote as the user would; prompts only where a person can answer."""
-        return environment(self._environ, _NETWORK, GIT_TERMINAL_PROMPT="1" if prompts else "0")
+        values = environment(self._environ, _NETWORK, GIT_TERMINAL_PROMPT="1" if prompts else "0")
+        values.pop("GIT_ALLOW_PROTOCOL")
+        return values | {name: self._environ[name] for name in ("GIT_ALLOW_PROTOCOL",) if name in self._environ}
 
 
 def failed(verb: str, stderr: bytes) -> OpsError:
@@ -156,6 +163,6 @@ def settings(git_dir: Path | None, cwd: Path, environ: Mapping[str, str]) -> lis
     parts = done.stdout.decode("utf-8", "surrogateescape").split("\0")
     found = []
     for scope, origin, pair in zip(parts[0::3], parts[1::3], parts[2::3], strict=False):
-        key, _, value = pair.partition("\n")
-        found.append(Setting(key, value, scope, origin))
+        key, is_given, value = pair.partition("\n")
+        found.append(Setting(key, value if is_given else "true", scope, origin))  # `[a] b` alone means true
     return found

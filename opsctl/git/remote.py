@@ -1,6 +1,7 @@
 """Talking to a remote through git alone: credential helpers, ssh settings and proxies work as the user set them.
 
-What a repository's own configuration could make git run is refused, what a remote sends is checked and bounded.
+A repository's own settings that would send the talk elsewhere are refused, so that nobody wonders; that they do
+nothing is the work of the line. What a remote sends is checked and bounded.
 """
 
 from __future__ import annotations
@@ -8,13 +9,13 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from opsctl.errors import OpsError
-from opsctl.git import watch
-from opsctl.git.command import Git, Setting, failed
+from opsctl.git.command import Setting, failed
+from opsctl.git.line import Line
 
 _NOT_FROM_A_REPOSITORY = re.compile(
     r"core\.(sshcommand|gitproxy)|credential\..*|remote\..*\.(vcs|uploadpack|receivepack|proxy)|url\..*|"
@@ -28,6 +29,7 @@ _PUSH_OPTIONS = (
     "--atomic",
     "--porcelain",
     "--no-verify",
+    "--no-signed",
     "--no-follow-tags",
     "--recurse-submodules=no",
     "--receive-pack=git-receive-pack",
@@ -35,6 +37,19 @@ _PUSH_OPTIONS = (
 _STAY = "http.followRedirects=false"
 """Git 2.39 sends the first host's password on to the second, once it has it and is not asked again (RM-17)."""
 
+_FETCH_OPTIONS = (
+    *("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-maintenance"),
+    *("--refmap=", "--upload-pack=git-upload-pack"),
+)
+_FETCH_GUARDS = (
+    _STAY,
+    "fetch.fsckObjects=true",
+    "transfer.fsckObjects=true",
+    "fetch.unpackLimit=1",
+    "fetch.writeCommitGraph=false",
+)
+_PUSH_GUARDS = (_STAY, "push.followTags=false", "push.pushOption=")
+_GOT = "refs/got/"
 _SCHEMES = ("https://", "http://", "ssh://", "git://", "file://", "git+ssh://")
 
 
@@ -91,62 +106,55 @@ def _checked(url: str) -> str:
     host = url.split("://", 1)[-1]
     if url.startswith("-") or "::" in url.split("/")[0] or host.startswith("-") or not scheme_is_known:
         hint = "use https://, ssh://, user@host:path or a path"
-        raise OpsError("unsafe_remote", f"the remote's address {url[:80]!a} is not one that is used here", hint=hint)
+        raise OpsError(
+            "unsafe_remote", f"the remote's address {_masked(url)[:80]!a} is not one that is used here", hint=hint
+        )
     if re.search(r"[\x00-\x1f\x7f]", url) or not _TRANSPORT.match(url) or "@-" in url:
-        raise OpsError("unsafe_remote", f"the remote's address {url[:80]!a} cannot be used", hint="git remote -v")
+        raise OpsError(
+            "unsafe_remote", f"the remote's address {_masked(url)[:80]!a} cannot be used", hint="git remote -v"
+        )
     return url
 
 
-def mirror(remote: Remote) -> str:
-    """Where a remote's refs are kept here: nothing but `trust` and `sync` reads them."""
-    return f"refs/opsctl/{re.sub(r'[^A-Za-z0-9_-]', '-', remote.name)}/"
+def fetch(line: Line, remote: Remote, prefixes: Sequence[str], have: Iterable[str]) -> dict[str, str]:
+    """Fetch the refs whose names begin so; returns them as the remote names them. None of them is a ref here.
 
-
-def fetch(git: Git, common: Path, remote: Remote, *, prompts: bool) -> None:
-    """Fetch branches, topics and notes of the gate into the mirror. Raises `remote_failed`, `not_adopted`."""
-    to = mirror(remote)
-    specs = [f"+refs/heads/ops/*:{to}heads/*", f"+refs/ops/topics/*:{to}topics/*", f"+refs/notes/ops/*:{to}notes/*"]
-    options = ["--prune", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-maintenance"]
-    guards = [
-        _STAY,
-        "fetch.fsckObjects=true",
-        "transfer.fsckObjects=true",
-        "fetch.unpackLimit=1",
-        "fetch.writeCommitGraph=false",
-    ]
-    argv = git.argv(
-        ["fetch", "--quiet", *options, "--refmap=", "--upload-pack=git-upload-pack", "--", remote.url, *specs],
-        guards=guards,
-    )
-    status, _, stderr = watch.run(git, argv, common / "objects" / "pack", prompts=prompts)
+    `have` are commits that need not be sent. Raises `remote_failed`, `not_adopted`.
+    """
+    line.has(have)
+    specs = [f"+{prefix}*:{_GOT}{prefix}*" for prefix in prefixes]
+    status, _, stderr = line.run(["fetch", *_FETCH_OPTIONS, "--", remote.url, *specs], guards=_FETCH_GUARDS)
     if status != 0:
         error = failed("fetch", stderr)
         code = "not_adopted" if b"fsck" in stderr or b"error in" in stderr else "remote_failed"
         hint = f"git fetch {shlex.quote(remote.name)}"
-        raise OpsError(code, f"{remote.name} could not be fetched", cause=error.cause, hint=hint)
+        raise OpsError(code, f"{remote.name} could not be fetched", cause=_masked(error.cause or ""), hint=hint)
+    return {name.removeprefix(_GOT): oid for name, oid in line.refs(_GOT).items()}
 
 
-def push(git: Git, common: Path, remote: Remote, pushes: Sequence[Push], *, prompts: bool) -> str | None:
+def push(line: Line, remote: Remote, pushes: Sequence[Push]) -> str | None:
     """Push all refs or none. Returns None when the remote took them, else why it did not, in one line.
 
     Raises `remote_failed` when it could not be reached.
     """
     leases = [f"--force-with-lease={one.ref}:{one.known or ''}" for one in pushes]
     specs = [f"{one.new or ''}:{one.ref}" for one in pushes]
-    argv = git.argv(
-        ["push", *_PUSH_OPTIONS, *leases, "--", remote.push_url, *specs],
-        guards=[_STAY, "push.followTags=false", "push.pushOption="],
-    )
-    status, stdout, stderr = watch.run(git, argv, common / "objects" / "pack", prompts=prompts)
+    arguments = ["push", *_PUSH_OPTIONS, *leases, "--", remote.push_url, *specs]
+    status, stdout, stderr = line.run(arguments, guards=_PUSH_GUARDS)
     if status == 0:
         return None
-    refused = [line for line in stdout.decode("utf-8", "replace").splitlines() if line.startswith("!")]
-    said = [line for line in stderr.decode("utf-8", "replace").splitlines() if line.startswith("remote:")]
+    refused = [row for row in stdout.decode("utf-8", "replace").splitlines() if row.startswith("!")]
+    said = [row for row in stderr.decode("utf-8", "replace").splitlines() if row.startswith("remote:")]
     if refused or said or b"atomic" in stderr:
-        lines = [line.split("\t")[-1] for line in refused if "atomic push failed" not in line]
+        lines = [row.split("\t")[-1] for row in refused if "atomic push failed" not in row]
         return "; ".join([*lines[:3], *said[:3]]) or failed("push", stderr).cause or "the push was refused"
-    cause = failed("push", stderr).cause
+    cause = _masked(failed("push", stderr).cause or "")
     raise OpsError("remote_failed", f"{remote.name} could not be reached", cause=cause, hint="run `opsctl sync` again")
+
+
+def _masked(text: str) -> str:
+    """Without the name and password that an address may hold."""
+    return re.sub(r"(^|://)[^/\s]*@", r"\1…@", text)
 
 
 def is_local(remote: Remote) -> Path | None:

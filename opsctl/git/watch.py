@@ -9,10 +9,10 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from opsctl.errors import OpsError
-from opsctl.git.command import Git
 
 FETCH_LIMIT = 2 * 1024**3
 """Bytes of packs that one fetch may bring."""
@@ -26,7 +26,7 @@ MEMORY_LIMIT = 4 * 1024**3
 TIMEOUT_S = 600.0
 
 
-def run(git: Git, argv: list[str], packs: Path, *, prompts: bool) -> tuple[int, bytes, bytes]:
+def run(argv: list[str], packs: Path, env: Mapping[str, str], *, prompts: bool) -> tuple[int, bytes, bytes]:
     """Run git, and stop it when it takes too long or brings too much. Returns its status, stdout and stderr.
 
     Raises `remote_failed`, `not_adopted`.
@@ -38,7 +38,7 @@ def run(git: Git, argv: list[str], packs: Path, *, prompts: bool) -> tuple[int, 
             stdin=None if prompts else subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
-            env=git.network_environment(prompts=prompts),
+            env=env,
             start_new_session=not prompts,  # a terminal answers only in the session that has it
         )
         _bound(process)

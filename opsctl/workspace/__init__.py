@@ -137,7 +137,7 @@ class Workspace(Base):
         """Exchange with a remote."""
         from opsctl.workspace.syncing import Syncing
 
-        return Syncing(self, self.desk, self.topics, self.working, self.approvals, self.governing)
+        return Syncing(self, self.desk, self.topics, self.working, self.decisions, self.approvals, self.governing)
 
     @cached_property
     def generating(self) -> Generating:

@@ -102,7 +102,7 @@ class Approvals:
             if outcome.item:
                 self._topics.drop(ulid)
             return outcome
-        item, _ = self._desk.approved(ulid)
+        item, _ = self._desk.on_the_line(ulid)
         return Outcome(ulid, item.decision.digest or "", item, None, already=False)
 
     def _decided_before(self, draft: Draft) -> Outcome | None:
@@ -247,16 +247,8 @@ class Approvals:
             if before is None or before.kind == "revoke":
                 return None
             before = None
-            item, _ = self._desk.approved(ulid)
-            trailers = decision_trailers("revoke", gate, self.me(gate)) | {"Ops-Id": ulid, "Ops-Reason": reason}
-            payload = self._base.store.payload(
-                tree=self._base.store.edit_tree(gate.standing.tree, {ids.path_of(ulid): None}),
-                parents=(gate.tip,),
-                subject=f"revoke: {item.document.title}",
-                trailers=trailers | {"Ops-Digest": item.decision.digest or ""},
-                who=self._base.who,
-            )
-            return Decided(payload)
+            item, _ = self._desk.on_the_line(ulid)
+            return Decided(self.revocation(gate, item.document, item.decision.digest or "", reason))
 
         decision = self._decisions.decide(make)
         if decision:
@@ -265,6 +257,18 @@ class Approvals:
             hint = f"reject it instead: opsctl reject d_{ulid}"
             raise OpsError("not_approved", f"d_{ulid} is not approved, so it cannot be revoked", hint=hint)
         return before, False
+
+    def revocation(self, gate: Gate, document: Document, digest: str, reason: str) -> bytes:
+        """The unsigned commit that takes an item out of use."""
+        ulid, store = document.ulid, self._base.store
+        trailers = decision_trailers("revoke", gate, self.me(gate)) | {"Ops-Id": ulid, "Ops-Reason": reason}
+        return store.payload(
+            tree=store.edit_tree(gate.standing.tree, {ids.path_of(ulid): None}),
+            parents=(gate.tip,),
+            subject=f"revoke: {document.title}",
+            trailers=trailers | {"Ops-Digest": digest},
+            who=self._base.who,
+        )
 
 
 def _values(document: Document) -> list[str]:

@@ -55,7 +55,7 @@ class Decisions:
             act = make(gate)
             if act is None:
                 return None
-            judgement = self._judged(act.payload, gate)
+            judgement = self.judged(act.payload, gate)
             # not gate.tip: who landed that may not have merged it yet
             merged = self._working.merged_point(gate, before.drafts)
             follow = self._working.stage_merge(judgement.standing, merged, before.drafts)
@@ -64,7 +64,8 @@ class Decisions:
                     return judgement.decision
         raise OpsError("ref_conflict", "other decisions kept landing first", hint="run the command again")
 
-    def _judged(self, payload: bytes, gate: Gate) -> Judgement:
+    def judged(self, payload: bytes, gate: Gate) -> Judgement:
+        """Sign a decision and judge it by the trust rule; it is staged, not stored."""
         signature = self._base.signer.sign(payload)
         oid = self._store.stage_commit(payload, signature)
         try:

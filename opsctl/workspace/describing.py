@@ -56,13 +56,13 @@ def closed(repo: Repo, ulid: str, entry: Entry, told: Story, event: Event | None
     )
 
 
-def decided(decision: Decision, told: Story, document: Document, error: str | None) -> Draft:
+def decided(decision: Decision, told: Story, document: Document, error: str | None, *, is_live: bool) -> Draft:
     """A draft that was approved, or approved and revoked."""
     digest = decision.digest or ""
     return Draft(
         document=document,
         error=error,
-        status="approved" if decision.kind == "approve" else "revoked",
+        status="approved" if is_live else "revoked",
         digest=digest,
         blob=decision.blob or "",
         path=told.path,

@@ -118,7 +118,7 @@ class Desk:
         for decision in self.now.ledger.decisions(self.now.require_gate().scratch.upto):
             if decision.ulid and decision.ulid not in seen:
                 seen.add(decision.ulid)
-                if (decision.kind == "approve") == (status == "approved"):
+                if self._is_live(decision) == (status == "approved"):
                     yield self._decided_draft(decision)
 
     def draft(self, ulid: str) -> Draft:
@@ -140,13 +140,26 @@ class Desk:
     def is_approved(self, ulid: str) -> bool:
         """True if the id is approved now; False also while the gate is closed."""
         decision = self.last_decision(ulid) if self.now.gate else None
-        return decision is not None and decision.kind == "approve"
+        return decision is not None and self._is_live(decision)
+
+    def _is_live(self, decision: Decision) -> bool:
+        waiting = self.now.revoked.get(decision.ulid or "")
+        return decision.kind == "approve" and (waiting is None or waiting.digest != decision.digest)
 
     def approved(self, ulid: str) -> tuple[Approved, bytes]:
         """An approved item with its exact bytes, each checked again against what was signed.
 
         Raises `unknown_id` for a draft or an unknown id, `already_decided` for a revoked one, `corrupt_object`.
         """
+        last, waiting = self.last_decision(ulid), self.now.revoked.get(ulid)
+        if last and waiting and last.kind == "approve" and not self._is_live(last):
+            message = f"a_{ulid} was revoked by {waiting.signer}: {waiting.reason or 'no reason given'}"
+            hint = "the revocation waits to be signed again: opsctl sync"
+            raise OpsError("already_decided", message, hint=hint)
+        return self.on_the_line(ulid)
+
+    def on_the_line(self, ulid: str) -> tuple[Approved, bytes]:
+        """The same for an item whose revocation is kept here and not on the line yet: for signing that one."""
         decision = self.last_decision(ulid)
         if decision is None:
             raise unknown(f"a_{ulid}")
@@ -211,7 +224,7 @@ class Desk:
             document, error = documents.parse(self.signed_bytes(decision)), None
         except OpsError as fault:  # one damaged item must not hide the others (CR-22)
             document, error = Document(ulid, "(unreadable)", ""), fault.message
-        return describing.decided(decision, self.story(ulid), document, error)
+        return describing.decided(decision, self.story(ulid), document, error, is_live=self._is_live(decision))
 
 
 def unknown(text: str) -> OpsError:

@@ -19,6 +19,7 @@ from opsctl.store import APPROVED, DRAFTS, TOPICS
 from opsctl.treediff import files, lookup
 from opsctl.workspace.base import Base
 from opsctl.workspace.desk import Desk
+from opsctl.workspace.union import refuse_unreadable
 from opsctl.workspace.working import Staged, WorkingSide
 
 _SHADOWS = ("refs/{}", "refs/tags/{}", "refs/{}/HEAD")
@@ -138,9 +139,15 @@ class Doctor:
         if self._repo.ref(DRAFTS) is None and not fix:
             yield Check("problem", "drafts", "the branch ops/drafts is missing", "opsctl doctor --fix")
             return
-        if self._repo.ref(DRAFTS) is None:
+        fault = self._unreadable()
+        if fault and not fix:
+            yield Check("problem", "drafts", f"ops/drafts cannot be read: {fault}", "opsctl doctor --fix")
+            return
+        if fault:
+            old = self._repo.ref(DRAFTS)
             count = self._working.rebuild()
-            yield Check("note", "drafts", f"ops/drafts was missing: made anew with {count} drafts from their topics")
+            said = f"ops/drafts ({old[:12]}) could not be read" if old else "ops/drafts was missing"
+            yield Check("note", "drafts", f"{said}: made anew with {count} drafts from their topics")
         if fix:
             self._working.catch_up()
         drift = self._desk.refresh().drift
@@ -151,6 +158,20 @@ class Doctor:
             return
         for path, what in list(drift.items())[:20]:
             yield Check("problem", "drift", f"{path} on ops/drafts {what}", "opsctl doctor --fix")
+
+    def _unreadable(self) -> str | None:
+        """What keeps `ops/drafts` from being read: it is missing, or was made by no honest program."""
+        drafts = self._repo.ref(DRAFTS)
+        if drafts is None:
+            return "it is missing"
+        try:
+            gate = self._desk.refresh().require_gate()
+            refuse_unreadable(self._repo, command.Git(self._repo.common, self._base.environ), gate.tip, drafts)
+        except OpsError as error:
+            if error.code != "not_adopted":
+                raise
+            return error.message.partition(": ")[2]
+        return None
 
     def _undrifted(self) -> Staged | None:
         state = self._desk.now

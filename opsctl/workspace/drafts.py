@@ -175,7 +175,7 @@ class Drafts:
             nonlocal changed
             before = self.require_pending(ulid, "edited")
             check_expected(before, expect)
-            new = data if data is not None else documents.build(_revised(before, given, paths))
+            new = data if data is not None else documents.build(_revised(self._signed(before), given, paths))
             document = documents.parse(new)
             if document.ulid != ulid:
                 raise OpsError("bad_document", f"the file's id is d_{document.ulid}; it must stay d_{ulid}")
@@ -186,6 +186,16 @@ class Drafts:
 
         self._working.change(build)
         return self._desk.draft(ulid), changed
+
+    def _signed(self, before: Draft) -> Draft:
+        """The old file that a new prompt or title goes into; with separation of duties the one that was signed."""
+        if not self._desk.now.require_gate().policy.separation_of_duties:
+            return before
+        entry = self._topics.signed_text(before.ulid)
+        if entry is None:
+            hint = f"read the whole file and sign that: opsctl edit d_{before.ulid}"
+            raise OpsError("role", f"nobody has signed the text of d_{before.ulid} that is on ops/drafts", hint=hint)
+        return replace(before, document=documents.parse(self._repo.blob(entry.oid)), error=None)
 
     def _staged_edit(self, ulid: str, entry: Entry, title: str, allowed: Mapping[str, str]) -> Staged:
         trailers = {"Ops-Kind": "edit", "Ops-Id": ulid, **allowed}

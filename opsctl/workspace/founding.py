@@ -6,8 +6,9 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 
-from opsctl import policyfile, text
+from opsctl import ids, policyfile, text
 from opsctl.config import Seen
 from opsctl.errors import OpsError
 from opsctl.git import remote as remotes
@@ -16,12 +17,19 @@ from opsctl.git.command import Git
 from opsctl.gitobject import MalformedObject
 from opsctl.history import BrokenHistory
 from opsctl.models import Policy
+from opsctl.notes import ARCHIVE, RUNS
 from opsctl.policy import judge_root
 from opsctl.policyfile import POLICY_PATH, SIGNERS_PATH
 from opsctl.standing import Judgement
 from opsctl.store import APPROVED, DRAFTS, NOTES, TOPICS
+from opsctl.treediff import lookup
 from opsctl.violation import Violation
 from opsctl.workspace.base import Base, bad_history
+from opsctl.workspace.mirror import Mirror
+from opsctl.workspace.union import is_record, refuse_unreadable
+
+_MOST_TOPICS = 2000
+"""Topics that `trust` makes refs for; those are a cache, and of the others `ops/drafts` says where they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +170,25 @@ class Founding:
         except BrokenHistory as broken:
             raise bad_history(broken) from None
         count = scratch.upto + 1 + len(scratch.chain)
-        return Candidate(_founded(judgement, is_new=True), approved, tips, count, self._pinned())
+        tips, notice = self._readable(tips)
+        return Candidate(_founded(judgement, is_new=True), approved, tips, count, self._pinned(), notice)
+
+    def _readable(self, tips: dict[str, str]) -> tuple[dict[str, str], str | None]:
+        """The tips without a working side that could not be read here, and topics only of what that side shows."""
+        if self._repo.ref(DRAFTS) is not None:
+            return tips, None
+        approved, drafts = tips[APPROVED], tips.get(DRAFTS, tips[APPROVED])
+        notice = None
+        try:
+            refuse_unreadable(self._repo, Git(self._repo.common, self._base.environ), approved, drafts)
+        except OpsError as error:
+            notice, drafts = f"{error.message}; ops/drafts starts anew from ops/approved", approved
+        tree = self._repo.commit(drafts).tree
+        ulids = (ref.removeprefix(TOPICS) for ref in tips if ref.startswith(TOPICS))
+        used = (ulid for ulid in ulids if ids.is_ulid(ulid) and lookup(self._repo, tree, ids.path_of(ulid)))
+        kept = {TOPICS + ulid: tips[TOPICS + ulid] for ulid in islice(used, _MOST_TOPICS)}
+        kept |= {ref: tips[ref] for ref in (RUNS, ARCHIVE) if ref in tips and is_record(self._repo, None, tips[ref])}
+        return kept | {APPROVED: approved, DRAFTS: drafts}, notice
 
     def _pinned(self) -> str | None:
         pin = self._base.pins.find(self._repo.common)
@@ -181,13 +207,10 @@ class Founding:
         remote = remotes.choose(self._base.settings, name)
         found: dict[str, str] = {}
         try:
-            git = Git(self._repo.common, self._base.environ)
-            remotes.fetch(git, self._repo.common, remote, prompts=self._base.interactive)
-            mirror = remotes.mirror(remote)
-            for ref, oid in self._repo.refs(mirror).items():
-                rest = ref.removeprefix(mirror)
-                head, _, tail = rest.partition("/")
-                found[{"heads": "refs/heads/ops/", "topics": TOPICS, "notes": NOTES}[head] + tail] = oid
+            mirror = Mirror(self._base, remote)
+            mirror.fetch()
+            found = {ref: oid for ref in (APPROVED, DRAFTS, RUNS, ARCHIVE) if (oid := mirror.ref(ref))}
+            found |= {TOPICS + ulid: oid for ulid, oid in mirror.topics.items()}
         except OpsError as error:
             if error.code != "remote_failed":
                 raise
@@ -235,6 +258,8 @@ class Candidate:
     tips: Mapping[str, str]
     count: int
     pinned: str | None
+    notice: str | None = None
+    """What of the clone or remote could not be used."""
 
 
 def principal_name(name: str, email: str) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from opsctl import planfile, policyfile
 from opsctl.errors import OpsError
 from opsctl.gitobject import Entry
+from opsctl.message import subject as first_line
 from opsctl.models import Decision, Policy
 from opsctl.planfile import PLAN_PATH, Plan
 from opsctl.policyfile import POLICY_PATH, SIGNERS_PATH
@@ -17,6 +19,7 @@ from opsctl.workspace.base import Base, Gate
 from opsctl.workspace.decisions import Decided, Decisions, decision_trailers
 from opsctl.workspace.desk import Desk
 
+_FILES = {"plan": (PLAN_PATH,), "policy": (POLICY_PATH, SIGNERS_PATH)}
 _EPOCH = re.compile(rb"^epoch\s*=\s*\d+", re.MULTILINE)
 
 
@@ -58,6 +61,10 @@ class Governing:
 
     def set_plan(self, data: bytes, *, reason: str | None = None) -> tuple[Plan, Decision | None]:
         """Sign a new plan; None when it is the one in force. Raises `bad_plan`."""
+        plan = self._checked_plan(data)
+        return plan, self._change("plan", f"plan: {plan.title}", {PLAN_PATH: data}, reason)
+
+    def _checked_plan(self, data: bytes) -> Plan:
         plan = planfile.parse(data)
         for task in plan.tasks:
             if task.approved_id and not self._desk.is_approved(task.approved_id.removeprefix("a_")):
@@ -65,7 +72,7 @@ class Governing:
                 raise OpsError(
                     "bad_plan", f"task {task.id} points at {task.approved_id}, which is not approved", hint=hint
                 )
-        return plan, self._change("plan", f"plan: {plan.title}", {PLAN_PATH: data}, reason)
+        return plan
 
     def propose_policy(self, data: bytes) -> Proposal:
         """What `sign_policy` would sign: the file with its epoch raised. Raises `bad_policy`, `below_threshold`."""
@@ -114,17 +121,38 @@ class Governing:
                 hint = f"look at it and set yours again: opsctl {kind} show"
                 raise OpsError("stale_revision", f"the {kind} was changed meanwhile", hint=hint)
             seen.update(found)
-            store = self._base.store
-            edits: dict[str, Entry | None] = {path: store.file(data) for path, data in files.items()}
-            tree = store.edit_tree(gate.standing.tree, edits)
-            if tree == gate.standing.tree:
+            edits = {path: self._base.store.file(data) for path, data in files.items()}
+            if all(found[path] == entry for path, entry in edits.items()):
                 return None
-            trailers = decision_trailers(kind, gate, self._approvals.me(gate)) | {"Ops-Reason": reason or ""}
-            if kind == "policy":
-                trailers["Ops-Epoch"] = str(gate.policy.epoch + 1)
-            payload = store.payload(
-                tree=tree, parents=(gate.tip,), subject=subject, trailers=trailers, who=self._base.who
-            )
-            return Decided(payload)
+            return Decided(self._payload(gate, kind, subject, edits, reason))
 
         return self._decisions.decide(make)
+
+    def _payload(
+        self, gate: Gate, kind: str, subject: str, edits: Mapping[str, Entry | None], reason: str | None
+    ) -> bytes:
+        trailers = decision_trailers(kind, gate, self._approvals.me(gate)) | {"Ops-Reason": reason or ""}
+        if kind == "policy":
+            trailers["Ops-Epoch"] = str(gate.policy.epoch + 1)
+        store = self._base.store
+        tree = store.edit_tree(gate.standing.tree, edits)
+        return store.payload(tree=tree, parents=(gate.tip,), subject=subject, trailers=trailers, who=self._base.who)
+
+    def again(self, gate: Gate, kind: str, commit: str, reason: str | None) -> bytes | None:
+        """The unsigned commit that makes a change of the plan or policy once more, on another line than its own.
+
+        None when that line has it. Raises `diverged` where what it replaced is not in force there: then a person has
+        to look at what is.
+        """
+        repo = self._base.repo
+        made = repo.commit(commit)
+        trees = (gate.standing.tree, made.tree, repo.commit(made.parents[0]).tree)
+        now, wanted, before = ({path: lookup(repo, tree, path) for path in _FILES[kind]} for tree in trees)
+        if now == wanted:
+            return None
+        if now != before:
+            hint = f"look at it and set yours again: opsctl {kind} show"
+            raise OpsError("diverged", f"the {kind} was changed on both sides", hint=hint)
+        if kind == "plan" and (entry := wanted[PLAN_PATH]):
+            self._checked_plan(repo.blob(entry.oid))
+        return self._payload(gate, kind, first_line(made.message), wanted, reason)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 from opsctl import ids
@@ -13,6 +13,7 @@ from opsctl.gitobject import FILE, Entry
 from opsctl.ledger import Ledger
 from opsctl.store import APPROVED, DRAFTS
 from opsctl.treediff import diff, files, lookup
+from opsctl.workspace.again import Again, Kept
 from opsctl.workspace.base import Base, Gate
 from opsctl.workspace.worklog import WorkLog
 
@@ -33,6 +34,8 @@ class Snapshot:
     ledger: Ledger
     reachable: Callable[[str], bool]
     drafts_tip: str | None
+    revoked: Mapping[str, Again] = field(default_factory=dict)
+    """Revocations by id that were confirmed here and wait to be signed again: they hold like those on the line."""
 
     def moved(self, drafts: str) -> Snapshot:
         """The state after `ops/drafts` alone was moved, by a writer who holds the lock."""
@@ -69,7 +72,7 @@ class Snapshot:
             return {}
         rows = [
             (ids.ulid_of_path(f"closed/{path}", top="closed"), entry)
-            for path, entry in files(self.repo, top.oid).items()
+            for path, entry in files(self.repo, top.oid, limit=MOST, depth=3).items()
         ]
         return {ulid: entry for ulid, entry in sorted(rows, key=str) if ulid and entry.mode == FILE}
 
@@ -114,6 +117,7 @@ class Snapshot:
 
 def take(base: Base) -> Snapshot:
     """The state now. A closed gate is part of it; what else goes wrong is raised."""
+    revoked = Kept(base.memory()).revoked() if base.pin else {}  # before the tip: who signs one takes it out after
     try:
         gate = base.gate()
     except OpsError as fault:
@@ -121,7 +125,7 @@ def take(base: Base) -> Snapshot:
             raise
         ledger = Ledger(None, "") if fault.code == "no_trust" else base.history().ledger
         return Snapshot(base.repo, None, fault, ledger, partial(ledger.reachable, upto=ledger.count), _drafts(base))
-    return Snapshot(base.repo, gate, None, gate.scratch.ledger, gate.scratch.reachable, _drafts(base))
+    return Snapshot(base.repo, gate, None, gate.scratch.ledger, gate.scratch.reachable, _drafts(base), revoked)
 
 
 def _drafts(base: Base) -> str | None:

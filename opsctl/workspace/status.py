@@ -43,6 +43,9 @@ class Status:
     """For each remote that lacks some: its name, and how many decisions."""
 
     to_sign_again: int | None = None
+    revoked_unsigned: tuple[str, ...] | None = None
+    """Items whose revocation is among those: they are not served here all the same."""
+
     behind: int | None = None
     """How many more decisions another clone on this machine has seen."""
 
@@ -50,7 +53,9 @@ class Status:
         """The status as `--json` and HTTP print it."""
         rows = [{"remote": name, "decisions": count} for name, count in self.not_published or ()]
         plain = {one.name: getattr(self, one.name) for one in fields(self)}
-        return {**plain, "drift": list(self.drift), "not_published": None if self.not_published is None else rows}
+        revoked = None if self.revoked_unsigned is None else list(self.revoked_unsigned)
+        plain |= {"drift": list(self.drift), "revoked_unsigned": revoked}
+        return {**plain, "not_published": None if self.not_published is None else rows}
 
 
 def read(base: Base, desk: Desk, approvals: Approvals, syncing: Syncing) -> Status:
@@ -91,5 +96,6 @@ def _with_people(status: Status, base: Base, desk: Desk, gate: Gate, approvals: 
         last_sync=mark.at if mark else None,
         not_published=tuple((name, count) for name, count in syncing.unpublished() if count),
         to_sign_again=syncing.waiting(),
+        revoked_unsigned=tuple(f"a_{ulid}" for ulid in desk.now.revoked),
         behind=max(ahead, default=None),
     )

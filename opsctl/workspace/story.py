@@ -17,6 +17,9 @@ from opsctl.quorum import Ballot, Quorum, signed_by
 from opsctl.standing import Standing, committed_at
 from opsctl.violation import Violation
 
+LIMIT = 1000
+"""Commits of a topic that are read on the working side, where anybody who can push may put ten thousand."""
+
 
 @dataclass(frozen=True, slots=True)
 class Story:
@@ -98,7 +101,7 @@ def read(repo: Repo, tip: str | None, path: str, reachable: Callable[[str], bool
     if tip is None:
         return Story(path, None, {})
     try:
-        return Story(path, tip, topic.read(tip, repo, reachable, frozenset({path})))
+        return Story(path, tip, topic.read(tip, repo, reachable, frozenset({path}), limit=LIMIT))
     except (Violation, MalformedObject) as fault:
         return Story(path, tip, {}, fault.message)
     except OpsError as error:

@@ -6,47 +6,41 @@ made them; until that is done they are kept in a small file, so that a crash for
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 
-from opsctl import text
-from opsctl.config import Seen, write_file
+from opsctl import document as documents
+from opsctl import ids, text
+from opsctl.config import Seen
 from opsctl.errors import OpsError
 from opsctl.git import remote as remotes
 from opsctl.git.command import Git
 from opsctl.git.remote import Push, Remote
 from opsctl.history import BrokenHistory
 from opsctl.message import parse_trailers
-from opsctl.models import Decision, utc
-from opsctl.planfile import PLAN_PATH
-from opsctl.store import APPROVED, DRAFTS, NOTES, TOPICS
+from opsctl.models import utc
+from opsctl.notes import ARCHIVE, RUNS
+from opsctl.standing import Judgement
+from opsctl.store import APPROVED, DRAFTS, TOPICS
 from opsctl.treediff import lookup
+from opsctl.workspace.again import Again, Kept
 from opsctl.workspace.approvals import Approvals
 from opsctl.workspace.base import Base, Gate
+from opsctl.workspace.decisions import Decided, Decisions
 from opsctl.workspace.desk import Desk
 from opsctl.workspace.governing import Governing
+from opsctl.workspace.mirror import Mirror
 from opsctl.workspace.topics import Topics
 from opsctl.workspace.union import Union
 from opsctl.workspace.working import WorkingSide
 
 TRIES = 5
-_LIST = "sign-again.json"
+_MOST_GONE = 500
+"""Topics of decided drafts that one push removes from a remote."""
+
 _SETTLED = ("already_decided", "unknown_id", "stale_revision", "diverged", "not_approved")
 """Refusals after which signing again has no sense: others decided it, or a person has to look at another text."""
-
-
-@dataclass(frozen=True, slots=True)
-class Again:
-    """A decision that has to be signed again on a new tip."""
-
-    kind: str
-    ulid: str | None
-    digest: str | None
-    reason: str | None
-    commit: str
-    signer: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +66,18 @@ class Syncing:
         desk: Desk,
         topics: Topics,
         working: WorkingSide,
+        decisions: Decisions,
         approvals: Approvals,
         governing: Governing,
     ) -> None:
         self._base = base
         self._desk = desk
         self._working = working
+        self._decisions = decisions
         self._approvals = approvals
         self._governing = governing
         self._repo = base.repo
-        self._git = Git(base.repo.common, base.environ)
-        self._union = Union(base, desk, topics, working, self._git)
+        self._union = Union(base, desk, topics, working, Git(base.repo.common, base.environ))
 
     def sync(self, name: str | None, tell: Callable[[str], None]) -> Synced:
         """Bring this clone and a remote together. Raises `not_adopted`, `not_published`, `remote_failed`.
@@ -90,24 +85,31 @@ class Syncing:
         `tell` hears each step in one line.
         """
         remote = remotes.choose(self._base.settings, name)
+        self._desk.refresh().require_gate()
+        with self._kept.alone():
+            return self._sync(Mirror(self._base, remote), tell)
+
+    def _sync(self, mirror: Mirror, tell: Callable[[str], None]) -> Synced:
+        remote = mirror.remote
         received, closed, left = 0, [], []
         for _ in range(TRIES):
             tell(f"fetching from {remote.name}")
-            remotes.fetch(self._git, self._repo.common, remote, prompts=self._base.interactive)
-            received += self._adopt(remote)
+            mirror.fetch()
+            count, first = self._adopt(mirror)
+            received += count
             done, open_ones = self._sign_again(tell)
-            closed += done
+            closed += [*first, *done]
             left = open_ones
-            self._union.drafts(remotes.mirror(remote))
-            self._union.notes(remotes.mirror(remote))
-            pushes = self._pushes(remote)
+            self._union.drafts(mirror)
+            self._settle()
+            self._union.notes(mirror)
+            pushes = self._pushes(mirror)
             if not pushes:
                 break
             tell(f"pushing to {remote.name}")
-            refusal = remotes.push(self._git, self._repo.common, remote, pushes, prompts=self._base.interactive)
+            refusal = mirror.push(pushes)
             if refusal is None:
-                self._mirror(remote, pushes)
-                self._confirmed()
+                self._confirmed(mirror)
                 refs = tuple(push.ref for push in pushes if push.new)
                 return Synced(remote.name, received, refs, tuple(closed), tuple(left), tuple(self._union.notices))
             if not _lost_race(refusal):
@@ -116,31 +118,30 @@ class Syncing:
         else:
             hint = "run `opsctl sync` again"
             raise OpsError("not_published", f"others kept pushing to {remote.name} first", cause=refusal, hint=hint)
-        self._confirmed()
+        self._confirmed(mirror)
         return Synced(remote.name, received, (), tuple(closed), tuple(left), tuple(self._union.notices))
 
     # -- ops/approved -------------------------------------------------------------------------------------------
 
-    def _adopt(self, remote: Remote) -> int:
-        """Take over the remote's decisions if they verify. Returns how many are new here."""
-        theirs = self._repo.ref(f"{remotes.mirror(remote)}heads/approved")
+    def _adopt(self, mirror: Mirror) -> tuple[int, list[str]]:
+        """Take over the remote's decisions if they verify. Returns how many are new, and what was signed on them."""
+        remote, theirs = mirror.remote, mirror.ref(APPROVED)
         gate = self._desk.refresh().require_gate()
         if theirs is None or gate.scratch.reachable(theirs):
             self._saw(theirs)
-            return 0
+            return 0, []
         try:
             standing, scratch = self._base.history().verify(theirs, progress=self._base.progress, keep=False)
         except BrokenHistory as broken:
             raise _not_adopted(remote, broken) from None
-        count = scratch.upto + 1 + len(scratch.chain)
-        if scratch.upto >= gate.scratch.upto:
+        common, count = scratch.upto, scratch.upto + 1 + len(scratch.chain)
+        if common >= gate.scratch.upto:
             with self._base.store.lock():
                 self._base.store.move(APPROVED, gate.tip, standing.tip, f"opsctl: sync {remote.name}")
             self._saw(theirs)
-            return count - gate.count
-        self._refuse_rewind(remote, scratch.upto)
-        self._replace(gate, theirs, count, scratch.upto)
-        return count - scratch.upto - 1
+            return count - gate.count, []
+        self._refuse_rewind(remote, common)
+        return count - common - 1, self._replace(gate, Gate(standing, scratch, count))
 
     def _saw(self, tip: str | None) -> None:
         """Remember at once that a remote had this tip: a push that fails later must not open the way back."""
@@ -165,106 +166,156 @@ class Syncing:
             hint = "nothing was taken over; who runs the remote has to put it back: git push REMOTE ops/approved"
             raise OpsError("not_adopted", f"{remote.name} went back: it lacks {lost[:12]}, which it had", hint=hint)
 
-    def _replace(self, gate: Gate, theirs: str, count: int, common: int) -> None:
-        """Move to the remote's line, keeping a list of the decisions here that have to be signed again."""
-        mine = list(self._desk.now.ledger.decisions(gate.scratch.upto, newest_first=False))[common + 1 :]
-        self._keep([*self._kept(), *(_again(one) for one in mine)])
+    def _replace(self, gate: Gate, theirs: Gate) -> list[str]:
+        """Move to the remote's line, with revocations and policies of this clone signed on it before it counts here.
+
+        The list of what has to be signed again is kept before: a revocation that cannot be signed now holds from there.
+        """
+        mine = list(self._desk.now.ledger.decisions(gate.scratch.upto, newest_first=False))
+        rows = [*self._kept.load(), *(Again.of(one) for one in mine[theirs.scratch.upto + 1 :])]
+        rows = list(dict.fromkeys(rows))
+        over, done = self._tightened(theirs, rows)
+        self._kept.keep(rows)
+        self._repo.flush()
         memory = self._base.memory()
-        memory.begin_move(Seen(gate.standing.root, gate.tip, gate.count), theirs)
+        memory.begin_move(Seen(gate.standing.root, gate.tip, gate.count), theirs.tip)
         with self._base.store.lock():
-            self._base.store.move(APPROVED, gate.tip, theirs, "opsctl: sync, decisions here are signed again")
-        fresh = Seen(gate.standing.root, theirs, count, published=theirs)
+            self._base.store.move(APPROVED, gate.tip, over.tip, "opsctl: sync, decisions here are signed again")
+        fresh = Seen(gate.standing.root, over.tip, over.count, published=theirs.tip)
         memory.change(lambda now: replace(fresh, at=now.at) if now else fresh)
+        self._kept.keep([row for row in rows if row not in done])
         self._desk.refresh()
+        return [row.name for row in done]
+
+    def _tightened(self, theirs: Gate, rows: list[Again]) -> tuple[Gate, list[Again]]:
+        """The remote's line with what takes something away signed on top of it, in the order of this clone.
+
+        Raises what kept a change of the policy from being signed, unless the policy was changed there too.
+        """
+        over, done = theirs, []
+        for row in rows:
+            try:
+                judgement = self._on_top(over, row)
+            except OpsError as error:
+                if row.kind == "policy" and error.code != "diverged":
+                    raise
+                continue
+            if judgement:
+                over.scratch.take(judgement)
+                over = Gate(judgement.standing, over.scratch, over.count + 1)
+                done.append(row)
+        return over, done
+
+    def _on_top(self, over: Gate, row: Again) -> Judgement | None:
+        """A revocation or a change of the policy, staged on a line; None when there is none to make there."""
+        payload = None
+        if row.kind == "policy":
+            payload = self._governing.again(over, "policy", row.commit, row.reason)
+        elif row.kind == "revoke" and row.ulid:
+            entry = lookup(self._repo, over.standing.tree, ids.path_of(row.ulid))
+            if entry:
+                data = self._repo.blob(entry.oid)
+                document, digest = documents.parse(data), documents.digest_of(data)
+                if digest == row.digest:
+                    payload = self._approvals.revocation(over, document, digest, row.reason or "revoked")
+        if payload is None:
+            return None
+        self._require_me(over, row)
+        return self._decisions.judged(payload, over)
+
+    def _require_me(self, gate: Gate, row: Again) -> None:
+        if self._approvals.me(gate) != row.signer:
+            raise OpsError("role", f"it was signed by {row.signer}, who has to sign it again")
 
     def _sign_again(self, tell: Callable[[str], None]) -> tuple[list[str], list[str]]:
         """Close the kept decisions on the new tip. Returns what was done, and what a person has to look at."""
         done: list[str] = []
         left: list[str] = []
         waiting: list[Again] = []
-        rest = self._kept()
+        rest = self._kept.load()
         if rest:
             self._working.catch_up()
         while rest:
             one, *rest = rest
-            name = f"{one.kind} {f'd_{one.ulid}' if one.ulid else one.commit[:12]}"
             try:
-                if self._repeat(one):
-                    done.append(name)
-                    tell(f"signed again: {name}")
+                if self._repeat(one, rest):
+                    done.append(one.name)
+                    tell(f"signed again: {one.name}")
             except OpsError as error:
-                left.append(f"{name}: {error.message}")
-                if error.code not in _SETTLED:
+                left.append(f"{one.name}: {error.message}")
+                if error.code not in _SETTLED or (one.kind, error.code) == ("revoke", "not_approved"):
                     waiting.append(one)
-            self._keep([*waiting, *rest])
+            self._kept.keep([*waiting, *rest])
         return done, left
 
-    def _repeat(self, one: Again) -> bool:
-        gate = self._desk.refresh().require_gate()
-        if self._approvals.me(gate) != one.signer:
-            raise OpsError("role", f"it was signed by {one.signer}, who has to sign it again")
+    def _repeat(self, one: Again, rest: list[Again]) -> bool:
+        self._require_me(self._desk.refresh().require_gate(), one)
         if one.kind == "approve" and one.ulid:
-            said = parse_trailers(self._repo.commit(one.commit).message)
-            chars = text.parse_allowed(said.get("Ops-Allowed-Chars", "").split())
-            secrets = frozenset(said.get("Ops-Allowed-Secrets", "").split())
-            outcome = self._approvals.approve(one.ulid, expect=one.digest, allow_chars=chars, allow_secrets=secrets)
-            return not outcome.already
+            is_revoked = any(row.kind == "revoke" and row.ulid == one.ulid for row in rest)
+            return not is_revoked and self._approve_again(one, one.ulid)
         if one.kind == "revoke" and one.ulid:
-            return self._approvals.revoke(one.ulid, one.reason or "revoked")[1]
-        if one.kind == "plan":
-            entry = lookup(self._repo, self._repo.commit(one.commit).tree, PLAN_PATH)
-            data = self._repo.blob(entry.oid) if entry else b""
-            return self._governing.set_plan(data, reason=one.reason)[1] is not None
-        raise OpsError("diverged", "the policy was changed on both sides; set it again by hand")
+            return self._revoke_again(one, one.ulid)
 
-    def _kept(self) -> list[Again]:
-        path = self._base.memory().folder / _LIST  # outside the clone: what is in it will be signed
-        try:
-            return [Again(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
-        except FileNotFoundError:
-            return []
-        except (ValueError, TypeError) as error:
-            raise OpsError(
-                "bad_config", f"{path} cannot be read", cause=str(error), hint=f"rm {shlex.quote(str(path))}"
-            ) from None
+        def make(gate: Gate) -> Decided | None:
+            payload = self._governing.again(gate, one.kind, one.commit, one.reason)
+            return Decided(payload) if payload else None
+
+        return self._decisions.decide(make) is not None
+
+    def _approve_again(self, one: Again, ulid: str) -> bool:
+        said = parse_trailers(self._repo.commit(one.commit).message)
+        chars = text.parse_allowed(said.get("Ops-Allowed-Chars", "").split())
+        secrets = frozenset(said.get("Ops-Allowed-Secrets", "").split())
+        return not self._approvals.approve(ulid, expect=one.digest, allow_chars=chars, allow_secrets=secrets).already
+
+    def _revoke_again(self, one: Again, ulid: str) -> bool:
+        last = self._desk.last_decision(ulid)
+        if last is None:
+            raise OpsError("not_approved", f"its approval is not there; if you still mean it: opsctl reject d_{ulid}")
+        if last.digest != one.digest:
+            raise OpsError("diverged", f"another text was approved there; if that is wrong too: opsctl revoke a_{ulid}")
+        return self._approvals.revoke(ulid, one.reason or "revoked")[1]
+
+    def _settle(self) -> None:
+        """Forget revocations of what is neither approved nor can be: its draft was closed, or has another text."""
+        rows = self._kept.load()
+        self._desk.refresh()
+        if any(row.kind == "revoke" for row in rows):
+            self._kept.keep([row for row in rows if row.kind != "revoke" or self._has_object(row)])
+
+    def _has_object(self, row: Again) -> bool:
+        entry, last = self._desk.entry(row.ulid or ""), self._desk.last_decision(row.ulid or "")
+        if last:
+            return last.kind == "approve" and last.digest == row.digest
+        return entry is not None and documents.digest_of(self._repo.blob(entry.oid)) == row.digest
+
+    @cached_property
+    def _kept(self) -> Kept:
+        return Kept(self._base.memory())
 
     def waiting(self) -> int:
         """How many decisions still have to be signed again."""
-        return len(self._kept())
-
-    def _keep(self, rows: list[Again]) -> None:
-        path = self._base.memory().folder / _LIST
-        if rows:
-            write_file(path, json.dumps([asdict(row) for row in rows]).encode())
-        else:
-            path.unlink(missing_ok=True)
+        return len(self._kept.load())
 
     # -- publishing ---------------------------------------------------------------------------------------------
 
-    def _pushes(self, remote: Remote) -> list[Push]:
+    def _pushes(self, mirror: Mirror) -> list[Push]:
         """Every ref of the gate that the remote lacks or has otherwise; topics of decided drafts go there too."""
-        to = remotes.mirror(remote)
-        pairs = [(APPROVED, f"{to}heads/approved"), (DRAFTS, f"{to}heads/drafts")]
-        names = {ref.removeprefix(TOPICS) for ref in self._repo.refs(TOPICS)}
-        names |= {ref.removeprefix(f"{to}topics/") for ref in self._repo.refs(f"{to}topics/")}
-        pairs += [(TOPICS + name, f"{to}topics/{name}") for name in sorted(names)]
-        pairs += [(ref, f"{to}notes/{ref.removeprefix(NOTES)}") for ref in self._repo.refs(NOTES)]
-        found = [Push(ref, self._repo.ref(ref), self._repo.ref(copy)) for ref, copy in pairs]
-        return [push for push in found if push.new != push.known]
+        names = [APPROVED, DRAFTS, *self._repo.refs(TOPICS), *(ref for ref in (RUNS, ARCHIVE) if self._repo.ref(ref))]
+        found = [Push(ref, self._repo.ref(ref), mirror.ref(ref)) for ref in names]
+        gone = [Push(TOPICS + ulid, None, tip) for ulid, tip in mirror.topics.items() if self._is_over(ulid)]
+        return [push for push in found if push.new != push.known] + gone[:_MOST_GONE]
 
-    def _mirror(self, remote: Remote, pushes: list[Push]) -> None:
-        """Note what the remote has now."""
-        to = remotes.mirror(remote)
-        with self._base.store.lock():
-            for push in pushes:
-                copy = _copy_of(push.ref, to)
-                self._base.store.move(copy, self._repo.ref(copy), push.new, "opsctl: pushed")
+    def _is_over(self, ulid: str) -> bool:
+        """True for a draft that was decided or closed: nobody needs its topic any more."""
+        return self._desk.now.require_gate().scratch.decided(ulid) or ulid in self._desk.now.closed
 
-    def _confirmed(self) -> None:
-        """Remember when a remote last confirmed the tip."""
-        gate, when = self._desk.refresh().require_gate(), utc(self._base.now())
+    def _confirmed(self, mirror: Mirror) -> None:
+        """Remember when a remote last confirmed what it has; decisions may have landed here since it was asked."""
+        self._saw(mirror.ref(APPROVED))
+        when, gate = utc(self._base.now()), self._desk.now.require_gate()
         self._base.memory().change(
-            lambda mark: replace(mark or Seen(gate.standing.root, gate.tip, gate.count), at=when, published=gate.tip)
+            lambda mark: replace(mark or Seen(gate.standing.root, gate.tip, gate.count), at=when)
         )
 
     def unpublished(self) -> Iterator[tuple[str, int]]:
@@ -277,15 +328,8 @@ class Syncing:
                     yield ref.split("/")[2], gate.scratch.upto - place
 
 
-def _copy_of(ref: str, to: str) -> str:
-    for prefix, folder in (("refs/heads/ops/", "heads/"), (TOPICS, "topics/"), (NOTES, "notes/")):
-        if ref.startswith(prefix):
-            return to + folder + ref.removeprefix(prefix)
-    raise ValueError(ref)
-
-
-def _again(one: Decision) -> Again:
-    return Again(one.kind, one.ulid, one.digest, one.reason, one.commit, one.signer.principal)
+def _revokes(row: Again, ulid: str) -> bool:
+    return row.kind == "revoke" and row.ulid == ulid
 
 
 def _lost_race(refusal: str) -> bool:

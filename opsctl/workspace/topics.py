@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from opsctl import ids
 from opsctl.errors import OpsError
 from opsctl.gitobject import Entry
+from opsctl.quorum import signed_by
 from opsctl.store import TOPICS, Edits
+from opsctl.violation import Violation
 from opsctl.workspace.base import Base
 from opsctl.workspace.desk import Desk
 from opsctl.workspace.story import Story
@@ -72,6 +74,18 @@ class Topics:
         told = self._desk.story(ulid)
         is_usable = told.tip and told.members and self._is_anchored(told)
         return told.tip if told.tip and is_usable else self._desk.now.require_gate().tip
+
+    def signed_text(self, ulid: str) -> Entry | None:
+        """The text that a draft's topic ends with, if every change of it is signed by a known key."""
+        told, policy = self._desk.story(ulid), self._desk.now.require_gate().policy
+        if not told.members or not self._is_anchored(told):
+            return None
+        try:
+            for member in told.content:
+                signed_by(member.commit, policy)
+        except Violation:
+            return None
+        return told.final
 
     def _catch_up(self, parent: str, ulid: str, entry: Entry, *, kind: str = "edit", author: str | None = None) -> str:
         if self._desk.now.require_gate().policy.separation_of_duties:

@@ -8,6 +8,7 @@ from opsctl.errors import OpsError
 from opsctl.models import Finding
 from opsctl.store import APPROVED
 from opsctl.treediff import files
+from opsctl.workspace.again import Kept
 from opsctl.workspace.base import Base
 
 
@@ -77,10 +78,13 @@ class Verification:
         return found
 
     def _notices(self, commits: int) -> list[str]:
+        revoked = Kept(self._base.memory()).revoked()
+        waiting = [f"a_{ulid} is revoked: that waits to be signed again by {revoked[ulid].signer}" for ulid in revoked]
         ahead = [mark.count for mark in self._base.memory().neighbours() if mark.count > commits]
         if not ahead:
-            return []
-        return [f"behind: another clone on this machine has seen {max(ahead) - commits} more decisions; `opsctl sync`"]
+            return waiting
+        more = f"another clone on this machine has seen {max(ahead) - commits} more decisions"
+        return [*waiting, f"behind: {more}; `opsctl sync`"]
 
 
 def _finding(error: OpsError) -> Finding:

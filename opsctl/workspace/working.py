@@ -129,10 +129,13 @@ class WorkingSide:
         self._desk.drafts_moved(tip)
 
     def rebuild(self) -> int:
-        """Make a lost `ops/drafts` anew: the approved tip, with every topic merged on it. Returns their number."""
+        """Make a lost or unreadable `ops/drafts` anew: the approved tip, with every readable topic merged on it.
+
+        Returns their number.
+        """
         with self._store.lock():
             gate = self._desk.refresh().require_gate()
-            tip, count = gate.tip, 0
+            old, tip, count = self._repo.ref(DRAFTS), gate.tip, 0
             for ref, topic in self._repo.refs(TOPICS).items():
                 ulid = ref.removeprefix(TOPICS)
                 told = (
@@ -140,15 +143,21 @@ class WorkingSide:
                     if ids.is_ulid(ulid)
                     else None
                 )
-                if told and told.final and not gate.scratch.decided(ulid):
-                    title = documents.parse(self._repo.blob(told.final.oid)).title
+                title = self._title_of(told.final) if told and told.final else None
+                if told and title and not gate.scratch.decided(ulid):
                     trailers = {"Ops-Kind": "draft", "Ops-Id": ulid}
                     tip = self.commit({told.path: told.final}, (tip, topic), f"draft: {title}", trailers)
                     count += 1
             self._repo.flush()
-            self._store.move(DRAFTS, None, tip, "opsctl: doctor")
+            self._store.move(DRAFTS, old, tip, "opsctl: doctor")
             self._desk.refresh()
         return count
+
+    def _title_of(self, entry: Entry) -> str | None:
+        try:
+            return documents.parse(self._repo.blob(entry.oid)).title
+        except OpsError:
+            return None
 
     def merged_point(self, gate: Gate, drafts: str) -> str:
         """The newest commit of `ops/approved` that `ops/drafts` contains, found along its first parents."""
