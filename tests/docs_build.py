@@ -211,6 +211,7 @@ class Stage:
 
     def _person(self, name: str) -> None:
         made = make_home(self.folder / name, name.capitalize(), f"{name}@example.com")
+        made.environ["XDG_CONFIG_HOME"] = str(made.path / ".config")  # where a reader has it
         fixed = {"COLUMNS": "100", "LINES": "50", "NO_COLOR": "1", "TERM": "dumb", "GIT_PAGER": "cat", "TZ": "UTC"}
         path = f"{self.folder / 'bin'}:{made.environ['PATH']}"
         self._environ[name] = {**made.environ, **fixed, "PATH": path}
