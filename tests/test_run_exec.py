@@ -441,6 +441,14 @@ def test_a_runner_that_needs_the_network_is_refused_without_it(site: Site) -> No
     assert not rig.clones()
 
 
+def test_a_runner_that_needs_the_network_is_refused_without_walls_too(bare: Rig) -> None:
+    bare.runners('[runner.sh]\ncommand = ["/bin/sh"]\nnetwork = true\n')
+    with pytest.raises(OpsError) as caught:
+        bare.run("true")
+    assert caught.value.code == "network_refused"
+    assert not bare.clones()
+
+
 def test_a_folder_that_a_runner_may_write_does_not_uncover_what_is_hidden(site: Site) -> None:
     rig = make_rig(site, walls=True)
     (site.home.path / ".ssh").mkdir()

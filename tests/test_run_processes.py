@@ -15,6 +15,7 @@ from conftest import ROOT, Site
 from runrig import AGENTS, WALLS, Rig, eventually, make_rig, running
 
 from opsctl.executors.output import KEPT, LIVE_LIMIT, Output
+from opsctl.workspace.drafts import NewDraft
 
 PYTHON = os.path.realpath(sys.executable)
 """Not that of a virtual environment, which may lie where a sandbox shows nothing."""
@@ -304,6 +305,53 @@ def test_detached_it_goes_on_and_can_be_followed(rig: Rig, mark: str) -> None:
     done = rig.site.cli("runs", "log", "-f", name)
     assert (done.returncode, done.stdout) == (0, "first\nsecond\n"), done.stderr
     assert rig.only().status == "done"
+
+
+@pytest.mark.parametrize("extra", [{}, {"PYTHONPATH": ""}, {"PYTHONSAFEPATH": ""}])
+def test_in_the_background_nothing_is_imported_from_the_current_folder(bare: Rig, extra: dict[str, str]) -> None:
+    site, item = bare.site, bare.item("echo 1 > one")
+    (site.path / "opsctl").mkdir()
+    for name in ("opsctl/__init__.py", "json.py", "sitecustomize.py", "typer.py"):
+        (site.path / name).write_text(f"open({str(site.path / 'EVIL')!r}, 'w').close()\n")
+    program = Path(sys.executable).with_name("opsctl")
+    done = subprocess.run(
+        [program, "run", f"a_{item}", "--no-sandbox", "--detach"],
+        cwd=site.path,
+        env=site.home.environ | extra,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    log = subprocess.run(
+        [program, "runs", "log", "-f", done.stdout.strip()], cwd=site.path, env=site.home.environ, check=False
+    )
+    assert log.returncode == 0
+    assert not (site.path / "EVIL").exists()
+
+
+def test_detach_says_of_a_run_for_an_agent_that_it_waits(site: Site) -> None:
+    with site.ws() as ws:
+        ulid = ws.drafts.create(NewDraft("for an agent")).ulid
+        ws.approvals.approve(ulid)
+    done = site.cli("run", f"a_{ulid}", "--executor", "claim", "--detach")
+    assert "background" not in done.stderr
+    assert "runs claim" in done.stderr, done.stderr
+
+
+def test_detach_with_the_key_of_a_run_that_ended_says_how(bare: Rig) -> None:
+    item = bare.item("exit 3")
+    first = bare.site.cli("run", f"a_{item}", "--no-sandbox", "--idempotency-key", "k")
+    assert first.returncode == 9
+    done = bare.site.cli("run", f"a_{item}", "--no-sandbox", "--idempotency-key", "k", "--detach")
+    assert (done.returncode, "background" in done.stderr) == (9, False), done.stderr
+
+
+def test_retry_takes_the_options_of_run(bare: Rig) -> None:
+    run = bare.run("test -e ../keep && echo kept; exit 1")
+    bare.site.cli("runs", "retry", f"r_{run.ulid}", "--keep", "--no-sandbox")
+    assert (bare.only().sandbox, bare.text(bare.only())) == ("none", "kept\n")
+    assert len(bare.clones()) == 1
 
 
 def test_a_limit_on_open_files_does_not_break_a_run(bare: Rig) -> None:

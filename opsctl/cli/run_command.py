@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -39,7 +41,12 @@ IdempotencyKey = Annotated[
 AsDraft = Annotated[bool, typer.Option("--as-draft", help="File a provider's answer as a new draft.")]
 AtBase = Annotated[bool, typer.Option("--at-base", help="Run on the approved base though its branch moved on.")]
 Sandbox = Annotated[
-    bool | None, typer.Option("--sandbox/--no-sandbox", help="Default: where this machine has one.", show_default=False)
+    bool | None,
+    typer.Option(
+        "--sandbox/--no-sandbox",
+        help="Default: where this machine has one. Without walls the program can do what you can.",
+        show_default=False,
+    ),
 ]
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
@@ -59,7 +66,6 @@ def register(app: typer.Typer) -> None:
         as_draft: AsDraft = False,
         at_base: AtBase = False,
         sandbox: Sandbox = None,
-        announce: Annotated[bool, typer.Option("--announce", hidden=True)] = False,
     ) -> int:
         """Carry out an approved item. Only the approved bytes decide what runs and how; flags may only narrow.
 
@@ -68,19 +74,18 @@ def register(app: typer.Typer) -> None:
         from opsctl.runterms import Wish
         from opsctl.workspace.executing import Settings
 
-        if detach:
+        if detach and not _Background.on:
             return _detached(session)
         workspace = session.workspace
         item = _item(session, identifier)
         wish = Wish(executor, runner, at_base, as_draft)
         made, hold = workspace.runs.create(item, wish, key=idempotency_key)
-        if announce:
-            _announce(made)
+        if _Background.on:
+            _announce(made, goes_on=hold is not None)
         if hold is None:
             return tell_made(session, made)
         ended = carry_out(session, made, hold, Settings(keep=keep, sandbox=sandbox, as_draft=as_draft))
-        if not announce:
-            tell(session, ended)
+        tell(session, ended)
         return 0 if ended.status == "done" else ENDED_OTHERWISE
 
 
@@ -170,23 +175,51 @@ class _Progress:
         sys.stderr.flush()
 
 
+class _Background:
+    """Whether this process was started by `--detach`."""
+
+    on = False
+
+
+_START = (
+    "import sys, json; sys.path = json.loads(sys.stdin.readline()); "
+    "from opsctl.cli.run_command import in_background; in_background()"
+)
+
+
+def in_background() -> None:
+    """The command line once more, in the process that goes on. Its first line is the run."""
+    _Background.on = True
+    from opsctl.__main__ import main
+
+    main()
+
+
 def _detached(session: Session) -> int:
-    """The same command in a session of its own; its first line is the run, then it is on its own."""
-    arguments = [one for one in sys.argv[1:] if one not in ("--detach", "-d")]
+    """The same command in a session of its own; its first line is the run, then it is on its own.
+
+    It imports what this process imports, and nothing from the current folder, whatever the environment says.
+    """
+    pipe = subprocess.PIPE
     process = subprocess.Popen(
-        [sys.executable, "-m", "opsctl", *arguments, "--announce"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        [sys.executable, "-I", "-c", _START, *sys.argv[1:]],
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
         start_new_session=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )
+    with contextlib.suppress(BrokenPipeError), process.stdin or contextlib.nullcontext() as stdin:
+        if stdin:
+            stdin.write(f"{json.dumps(_paths())}\n".encode())
     line = process.stdout.readline() if process.stdout else b""
     if not line.startswith(b"{"):
         told = process.stderr.read() if process.stderr else b""
         sys.stderr.write(told.decode("utf-8", "replace"))
         return process.wait()
-    row = json.loads(line)
+    found = json.loads(line)
+    row = found["run"]
+    if not found["goes_on"]:
+        return tell_made(session, session.workspace.runs.get(row["id"].removeprefix("r_")))
     if session.as_json:
         session.emit(row)
     else:
@@ -195,9 +228,16 @@ def _detached(session: Session) -> int:
     return 0
 
 
-def _announce(made: Run) -> None:
+def _paths() -> list[str]:
+    """Where this process imports from, but for the current folder, which is a repository that others write."""
+    own, here = os.path.realpath(Path(__file__).parents[2]), os.path.realpath(".")
+    real = ((path, os.path.realpath(path)) for path in sys.path if os.path.isabs(path))
+    return [path for path, place in real if place == own or place != here]
+
+
+def _announce(made: Run, *, goes_on: bool) -> None:
     """Tell the run to whoever started this process, and let go of everything that ties the two together."""
-    print(json.dumps(run_json(made)), flush=True)
+    print(json.dumps({"run": run_json(made), "goes_on": goes_on}), flush=True)
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)

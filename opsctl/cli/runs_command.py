@@ -13,7 +13,7 @@ from opsctl import text
 from opsctl.cli.app import command
 from opsctl.cli.options import RunId, read_file
 from opsctl.cli.prune_command import duration
-from opsctl.cli.run_command import ENDED_OTHERWISE, AtBase, tell
+from opsctl.cli.run_command import ENDED_OTHERWISE, AsDraft, AtBase, Keep, Sandbox, tell
 from opsctl.cli.session import Session, age
 from opsctl.models import run_json, utc
 
@@ -232,17 +232,25 @@ def _ending(group: typer.Typer) -> None:
         return session.say(f"r_{ulid} is cancelled" + (" already" if run is before else ""))
 
     @command(group, "retry", example="opsctl runs retry r_4F7K", json=True)
-    def retry(session: Session, identifier: RunId, at_base: AtBase = False) -> int:
+    def retry(
+        session: Session,
+        identifier: RunId,
+        keep: Keep = False,
+        as_draft: AsDraft = False,
+        at_base: AtBase = False,
+        sandbox: Sandbox = None,
+    ) -> int:
         """Make a new run in place of one that went wrong.
 
-        One that was lost, cancelled or ended in error. The old token stays dead.
+        One that was lost, cancelled or ended in error. The old token stays dead. Its options are not taken over.
         """
         from opsctl.cli.run_command import carry_out, tell_made
+        from opsctl.workspace.executing import Settings
 
         runs = session.workspace.runs
-        made, hold = runs.retry(runs.resolve(identifier), at_base=at_base)
+        made, hold = runs.retry(runs.resolve(identifier), at_base=at_base, as_draft=as_draft)
         if hold is None:
             return tell_made(session, made)
-        ended = carry_out(session, made, hold)
+        ended = carry_out(session, made, hold, Settings(keep=keep, sandbox=sandbox, as_draft=as_draft))
         tell(session, ended)
         return 0 if ended.status == "done" else ENDED_OTHERWISE

@@ -49,8 +49,11 @@ def walled(
     """The runner's argument list in a sandbox, and what the sandbox is: `bwrap` or `none`.
 
     `asked` None means: as the runner says, else where this machine has one. Raises `no_sandbox`, and
-    `network_refused` where the runner needs a network that it does not get.
+    `network_refused` where the runner needs a network that was not approved, whether there is a sandbox or not.
     """
+    if runner.network and not network:  # with walls or without: what was approved does not depend on them
+        hint = "[run] network = true in the approved file and allow_network = true in the policy allow it"
+        raise OpsError("network_refused", f"the runner {runner.name} needs the network", hint=hint)
     wanted = asked if asked is not None else runner.sandbox
     found = available(environ.get("PATH")) if wanted is not False else None
     if wanted and not found:
@@ -58,9 +61,6 @@ def walled(
         raise OpsError("no_sandbox", "no sandbox works on this machine", hint=hint)
     if found is None:
         return runner.argv(), "none"
-    if runner.network and not network:
-        hint = "[run] network = true in the approved file and allow_network = true in the policy allow it"
-        raise OpsError("network_refused", f"the runner {runner.name} needs the network", hint=hint)
     cell = _cell(runner, environ, places, clone, network=network, hides=hides)
     return wrapped(found, runner.argv(), cell, clone.work), "bwrap with network" if network else "bwrap"
 

@@ -198,7 +198,7 @@ class Runs:
             hint = "--at-base runs it on the approved base all the same; or have it drafted anew on the new tip"
             raise OpsError("stale_base", message, hint=hint, detail={"changed": stale[:20]})
 
-    def retry(self, ulid: str, *, at_base: bool = False) -> tuple[Run, Hold | None]:
+    def retry(self, ulid: str, *, at_base: bool = False, as_draft: bool = False) -> tuple[Run, Hold | None]:
         """A new run in place of one that ended otherwise than done; its old token stays dead. Raises `run_active`."""
         run = self.get(ulid)
         if run.status in ACTIVE:
@@ -206,7 +206,7 @@ class Runs:
             raise OpsError("run_active", f"r_{ulid} is {run.status}", hint=hint)
         if run.status == DONE:
             raise OpsError("run_ended", f"r_{ulid} is done", hint=f"another run of the item: opsctl run a_{run.item}")
-        return self.create(run.item, Wish(run.executor, run.runner, at_base), retry=run)
+        return self.create(run.item, Wish(run.executor, run.runner, at_base, as_draft), retry=run)
 
     # -- outside agents -----------------------------------------------------------------------------------------
 
