@@ -316,6 +316,23 @@ def test_changes_outside_the_target_are_an_error_with_the_list_and_a_marked_bran
     assert "out.py" in message
 
 
+def test_what_a_commit_on_the_way_touched_counts_too(bare: Rig) -> None:
+    """Whoever merges the branch takes its history: a file that was put in and out again is still in it."""
+    script = f"echo s > out.py; git add .; {GIT} commit -qm in; git rm -q out.py; {GIT} commit -qm out; echo 1 > src/a"
+    run = bare.run(script, paths=("src/**",))
+    assert (run.status, list(run.outside)) == ("error", ["out.py"]), run.message
+    script = f"git checkout -q -b x; echo 1 > src/b; git add .; {GIT} commit -qm b; git checkout -q run; echo 1 > src/c"
+    script += f"; git add .; {GIT} commit -qm c; {GIT} merge -q --no-edit x"
+    run = bare.run(script, paths=("src/**",))
+    assert (run.status, bare.changes(run)) == ("done", ["A\tsrc/b", "A\tsrc/c"]), run.message
+    script = f"""
+git checkout -q --orphan other; git rm -rqf .; echo 1 > evil; git add .; {GIT} commit -qm root
+git checkout -q run; {GIT} merge -q --no-edit --allow-unrelated-histories -s ours other; echo 1 > src/d
+"""
+    run = bare.run(script, paths=("src/**",))
+    assert (run.status, "evil" in run.outside) == ("error", True), run.message
+
+
 # -- what it can reach ------------------------------------------------------------------------------------------------
 
 
@@ -489,7 +506,7 @@ def _gated(site: Site) -> Rig:
     return make_rig(site, walls=False)
 
 
-@pytest.mark.parametrize("name", ["a b", "new\nline", "-rf", 'quo"te', "tab\there", "tmp", os.fsdecode(b"b\xff")])
+@pytest.mark.parametrize("name", ["a b", "new\nline", "-rf", 'quo"te', "tab\there", "tmp", "theirs.git", "Result.git", "Prompt", os.fsdecode(b"b\xff")])
 def test_odd_places_of_a_repository(bare_site: Site, name: str) -> None:
     path = bare_site.home.path / name
     os.rename(bare_site.path, path)

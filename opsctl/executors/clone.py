@@ -33,6 +33,8 @@ _FETCH = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurs
 _SPAWN = "--upload-pack=git-upload-pack"
 _TIMEOUT_S = 300.0
 _TIP = "refs/heads/result"
+RESERVED = ("tmp", "prompt", "keep")
+"""Names in a run's folder that are ours, as are all that end in .git."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +172,11 @@ class PrivateClone:
         return sorted(name.decode("utf-8", "backslashreplace") for name in names)
 
     def changed(self, base: str, tip: str) -> list[str]:
-        """The paths that differ between two commits."""
-        return changed_paths(self._result, base, tip)
+        """The paths that any commit from base to tip changes: who merges the branch takes what lies between too."""
+        commits = self._run(self._result, "rev-list", f"{base}..{tip}")
+        options = ("-r", "-m", "-z", "--root", "--no-commit-id", "--name-only", "--no-renames", "--no-ext-diff")
+        out = self._run(self._result, "diff-tree", "--stdin", *options, stdin=commits)
+        return sorted({os.fsdecode(name) for name in out.split(b"\0") if name})
 
     def hand_over(self, target: Git, result: Result) -> None:
         """Bring the result's objects into the repository, checked. Nothing refers to them yet."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from opsctl import runrecord, runterms
 from opsctl.errors import OpsError
-from opsctl.executors.clone import PrivateClone, Result
+from opsctl.executors.clone import RESERVED, PrivateClone, Result
 from opsctl.executors.output import Output
 from opsctl.executors.process import Ended, Job, run
 from opsctl.executors.sandbox import walled
@@ -144,7 +144,8 @@ class Executing:
         """The name of the clone's folder: that of the repository's."""
         common = self._repo.common
         name = common.parent.name if common.name == ".git" else common.name.removesuffix(".git")
-        return name if name and name not in ("tmp", "result.git", "prompt", KEEP) else "work"
+        ours = name.casefold() in RESERVED or name.casefold().endswith(".git")  # some disks fold case
+        return name if name and not ours else "work"
 
     def _supervised(self, work: _Work, argv: list[str], watch: Watch) -> tuple[Ended, Output]:
         log = live_log(self._repo.common, work.run.ulid)
