@@ -37,13 +37,16 @@ class Store:
         self._now = now
         self._wait_s = lock_wait_s
 
-    def lock(self, *, wait_s: float | None = None) -> RepoLock:
-        """The lock that every writer takes; also refuses while an ops branch is checked out somewhere."""
-        for name, place in self.repo.checked_out((APPROVED, DRAFTS)):
+    def lock(self, *, wait_s: float | None = None, least_s: float = 0.0, branches: bool = True) -> RepoLock:
+        """The lock that every writer takes; also refuses while an ops branch is checked out somewhere.
+
+        Not where the writer touches neither `branches`. `least_s` waits longer where there is much to lose.
+        """
+        for name, place in self.repo.checked_out((APPROVED, DRAFTS)) if branches else ():
             short = name.removeprefix("refs/heads/")
             hint = f"switch that work tree to another branch first (for example `git switch -`): {place}"
             raise OpsError("checked_out", f"{short} is checked out in a work tree", hint=hint)
-        wait_s = self._wait_s if wait_s is None else wait_s
+        wait_s = max(least_s, self._wait_s if wait_s is None else wait_s)
         return RepoLock(self.repo.common, wait_s=wait_s, tell=self._waiting)
 
     def move(self, name: str, old: str | None, new: str | None, reason: str) -> None:

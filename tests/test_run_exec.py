@@ -9,13 +9,16 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from conftest import Site
-from runrig import WALLS, Rig, make_rig
+from runrig import WALLS, Rig, eventually, make_rig
 
 from opsctl.errors import OpsError
+from opsctl.git.lock import RepoLock
+from opsctl.runterms import Wish
 
 GIT = "git -c user.name=Agent -c user.email=agent@example.com"
 
@@ -333,6 +336,69 @@ git checkout -q run; {GIT} merge -q --no-edit --allow-unrelated-histories -s our
     assert (run.status, "evil" in run.outside) == ("error", True), run.message
 
 
+# -- when it cannot be handed over ------------------------------------------------------------------------------------
+
+
+def test_work_that_cannot_become_a_branch_is_kept_and_named(rig: Rig) -> None:
+    rig.site.git("update-ref", "refs/heads/ops/runs", "main")  # a name in the way
+    run = rig.run("echo hours > of-work")
+    assert (run.status, run.result_ref) == ("error", None)
+    [place] = rig.clones()
+    assert str(place) in run.message
+    assert (place / "repo" / "of-work").read_text() == "hours\n"
+    rig.site.git("update-ref", "-d", "refs/heads/ops/runs")
+    again = rig.run("echo 1 > one")
+    assert again.status == "done"
+    assert rig.clones() == [place]
+
+
+def test_an_ops_branch_that_is_checked_out_meanwhile_does_not_lose_the_work(bare: Rig) -> None:
+    away = bare.site.home.path / "away"
+    run = bare.run(f"git --git-dir={bare.site.path}/.git worktree add -q {away} ops/drafts && echo 1 > one")
+    assert away.is_dir()
+    assert (run.status, bare.changes(run)) == ("done", ["A\tone"])
+    assert not bare.clones()
+
+
+def test_the_end_of_a_run_waits_longer_for_the_lock(bare: Rig) -> None:
+    mark = bare.site.home.path / "begun"
+    item = bare.item(f"touch '{mark}'; sleep 0.5; echo 1 > one")
+    bare.site.home.environ["OPSCTL_LOCK_WAIT"] = "0.2"
+    process = bare.start(item)
+    eventually(mark.exists)
+    with RepoLock(bare.site.path / ".git", wait_s=5):
+        time.sleep(3)
+    assert process.wait(30) == 0, process.stderr
+    assert bare.changes(bare.only()) == ["A\tone"]
+
+
+@pytest.mark.parametrize("how", ["cancel", "revoke"])
+def test_what_ends_it_while_the_result_is_collected_leaves_no_branch(bare: Rig, how: str) -> None:
+    item, tip = bare.item("true"), bare.site.git("rev-parse", "main")
+    with bare.site.ws() as ws, bare.site.ws() as other:
+        made, hold = ws.runs.create(item, Wish())
+        assert hold
+        if how == "cancel":
+            other.runs.cancel(made.ulid)
+        else:
+            other.approvals.revoke(item, "no")
+        run = ws.runs.land(made, "done", {"exit_code": 0}, output=b"x", tip=tip)
+        hold.release()
+    assert (run.status, run.result_ref) == ("cancelled", None)
+    assert not bare.site.git("for-each-ref", "refs/heads/ops/runs")
+
+
+def test_a_branch_whose_event_could_not_be_written_is_in_the_record_of_the_fault(bare: Rig) -> None:
+    item, tip = bare.item("true"), bare.site.git("rev-parse", "main")
+    with bare.site.ws() as ws:
+        made, hold = ws.runs.create(item, Wish())
+        assert hold
+        bare.site.git("update-ref", f"refs/heads/ops/runs/r_{made.ulid}", tip)
+        run = ws.runs.finish(made.ulid, "error", {"message": "no room"})
+        hold.release()
+    assert (run.result, run.result_ref) == (tip, f"refs/heads/ops/runs/r_{made.ulid}")
+
+
 # -- what it can reach ------------------------------------------------------------------------------------------------
 
 
@@ -506,7 +572,21 @@ def _gated(site: Site) -> Rig:
     return make_rig(site, walls=False)
 
 
-@pytest.mark.parametrize("name", ["a b", "new\nline", "-rf", 'quo"te', "tab\there", "tmp", "theirs.git", "Result.git", "Prompt", os.fsdecode(b"b\xff")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a b",
+        "new\nline",
+        "-rf",
+        'quo"te',
+        "tab\there",
+        "tmp",
+        "theirs.git",
+        "Result.git",
+        "Prompt",
+        os.fsdecode(b"b\xff"),
+    ],
+)
 def test_odd_places_of_a_repository(bare_site: Site, name: str) -> None:
     path = bare_site.home.path / name
     os.rename(bare_site.path, path)

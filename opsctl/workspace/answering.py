@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -93,7 +94,15 @@ class Answering:
             "cut_bytes": cut,
             "draft": draft,
         }
-        return self._runs.finish(order.run.ulid, status, facts, output=data)
+        ended = self._runs.land(order.run, status, facts, output=data)
+        if draft and ended.draft != draft:
+            self._unfiled(draft)
+        return ended
+
+    def _unfiled(self, draft: str) -> None:
+        """The run was cancelled, or its item revoked, while its answer was filed: nothing of it is kept open."""
+        with contextlib.suppress(OpsError):
+            self._drafts.reject(draft.removeprefix("d_"), "the run that made it was cancelled")
 
     def _filed(self, order: Order, settings: ProviderSettings, made: Generation) -> str:
         """The answer as a new draft, which waits for approval like any other one."""

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from opsctl import runrecord, runterms
 from opsctl.errors import OpsError
-from opsctl.executors.clone import RESERVED, PrivateClone, Result
+from opsctl.executors.clone import RESERVED, PrivateClone
 from opsctl.executors.output import Output
 from opsctl.executors.process import Ended, Job, run
 from opsctl.executors.sandbox import walled
-from opsctl.git.command import Git, environment
-from opsctl.message import format_message
+from opsctl.git.command import environment
 from opsctl.models import Approved, Run
-from opsctl.runners import Runner, load
-from opsctl.runrecord import CANCELLED, DONE, ERROR, RUNNING
+from opsctl.runners import load
+from opsctl.runrecord import CANCELLED, ERROR, RUNNING
 from opsctl.runterms import Terms, Wish
 from opsctl.secretscan import redact
-from opsctl.store import APPROVED, RESULTS
-from opsctl.text import one_line
+from opsctl.store import APPROVED
 from opsctl.workspace.answering import Answering, Order
 from opsctl.workspace.base import Base
 from opsctl.workspace.desk import Desk
+from opsctl.workspace.handing_back import HandingBack, Work
 from opsctl.workspace.hold import KEEP, Hold, sweep
 from opsctl.workspace.runbook import Runbook, live_log
 from opsctl.workspace.runs import Runs
@@ -43,23 +43,6 @@ class Settings:
     as_draft: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """One run with all that it needs."""
-
-    run: Run
-    approved: Approved
-    terms: Terms
-    runner: Runner
-    clone: PrivateClone
-    base: str
-
-    @property
-    def limit_s(self) -> int:
-        """Seconds that it may take: the user's configuration may only narrow what was approved."""
-        return min(self.terms.timeout_s, self.runner.timeout_s or self.terms.timeout_s)
-
-
 class Executing:
     """`ws.executing`."""
 
@@ -70,7 +53,7 @@ class Executing:
         self._book = book
         self._answering = answering
         self._repo = base.repo
-        self._git = Git(base.repo.common, base.environ)
+        self._back = HandingBack(base, runs)
 
     def carry_out(self, made: Run, hold: Hold, settings: Settings, watch: Watch) -> Run:
         """Carry out a run that was just made. Returns it in its terminal state.
@@ -96,13 +79,20 @@ class Executing:
             cause = error.strerror or str(error)
             return self._runs.finish(made.ulid, ERROR, {"message": f"a file of the run could not be used ({cause})"})
         except OpsError as error:
-            status = CANCELLED if error.kind in ("refused", "integrity") else ERROR
-            ended = self._runs.finish(made.ulid, status, {"message": _told(error)})
-            if ended.started_at is None:
-                raise
-            return ended
+            return self._failed(made, error)
         finally:
             hold.release()
+
+    def _failed(self, made: Run, error: OpsError) -> Run:
+        """Write down a fault. One from before the program started, or that cannot be written down, is raised."""
+        status = CANCELLED if error.kind in ("refused", "integrity") else ERROR
+        try:
+            ended = self._runs.finish(made.ulid, status, {"message": _told(error)})
+        except OpsError:
+            raise error from None
+        if ended.started_at is None:
+            raise error
+        return ended
 
     # -- exec ---------------------------------------------------------------------------------------------------
 
@@ -112,14 +102,15 @@ class Executing:
         sweep(clones, self._base.memory().folder)
         sealed = environment(self._base.environ)
         clone = PrivateClone(clones / f"r_{made.ulid}", self._repo.common, self._name(), sealed)
-        work = _Work(made, approved, terms, runner, clone, terms.target.base or self._default_base())
+        work = Work(made, approved, terms, runner, clone, terms.target.base or self._default_base())
+        keep = settings.keep
         try:
             places, hides = self._base.places, [self._repo.common]
             argv, walls = walled(
                 runner, self._base.environ, places, clone, asked=settings.sandbox, network=terms.network, hides=hides
             )
             clone.make(work.base, self._base.who)
-            if settings.keep:
+            if keep:
                 (clone.folder / KEEP).touch()
             facts = {
                 "base": work.base,
@@ -128,11 +119,32 @@ class Executing:
                 "holder": self._base.who[0],
             }
             self._runs.tell(made.ulid, RUNNING, facts)
-            ended, output = self._supervised(work, argv, watch)
-            return self._concluded(work, ended, output)
+            keep = True  # from here on there is work that could be lost
+            ended, is_safe = self._worked(work, argv, watch)
+            keep = settings.keep or not is_safe
+            return ended
+        except KeyboardInterrupt:
+            keep = settings.keep
+            raise
+        except OpsError as error:
+            keep = settings.keep or (keep and error.code != "runner_failed")
+            raise
         finally:
-            if not settings.keep:
+            if keep:
+                _keep(clone)
+            else:
                 clone.remove()
+
+    def _worked(self, work: Work, argv: list[str], watch: Watch) -> tuple[Run, bool]:
+        """Run the program and hand back what came of it; False where its work is only in the clone."""
+        try:
+            ended, output = self._supervised(work, argv, watch)
+            return self._back.concluded(work, ended, output, self._stop(work.run))
+        except OSError as error:
+            fault = OpsError("disk", "a file of the run could not be used", cause=error.strerror or str(error))
+            raise _kept(fault, work.clone) from None
+        except OpsError as error:
+            raise error if error.code == "runner_failed" else _kept(error, work.clone) from None
 
     def _default_base(self) -> str:
         found = self._repo.default_branch()
@@ -147,7 +159,7 @@ class Executing:
         ours = name.casefold() in RESERVED or name.casefold().endswith(".git")  # some disks fold case
         return name if name and not ours else "work"
 
-    def _supervised(self, work: _Work, argv: list[str], watch: Watch) -> tuple[Ended, Output]:
+    def _supervised(self, work: Work, argv: list[str], watch: Watch) -> tuple[Ended, Output]:
         log = live_log(self._repo.common, work.run.ulid)
         output = Output(None if log.parent.is_symlink() else log)
 
@@ -179,70 +191,24 @@ class Executing:
             try:
                 if self._book.run(made.ulid).status in runrecord.TERMINAL:
                     return "cancelled"
-                if now[1] != before[1] and self._runs.approved(made.item).decision.digest != made.digest:
-                    return "the approval changed meanwhile"
-            except OpsError as error:
-                return error.message
-            return None
+                return self._runs.unwanted(made) if now[1] != before[1] else None
+            except OpsError:  # a fault of this machine says nothing of the run; it is looked at again
+                seen = (None, None)
+                return None
 
         return stop
-
-    # -- the result ---------------------------------------------------------------------------------------------
-
-    def _concluded(self, work: _Work, ended: Ended, output: Output) -> Run:
-        data, cut = output.finish()
-        facts: dict[str, object] = {"exit_code": ended.exit_code, "output_bytes": output.total, "cut_bytes": cut}
-        why = ended.why or self._stop(work.run)()
-        if why:
-            status, message = CANCELLED, why
-        else:
-            status, message = _judged(ended, work, output)
-            result = work.clone.collect(work.base, self._message(work), self._author(work), self._base.who)
-            message = "; ".join(part for part in (message, result.note) if part)
-            if result.tip:
-                status, message, found = self._taken(work, result, status, message)
-                facts |= found
-        return self._runs.finish(work.run.ulid, status, {**facts, "message": message}, output=data)
-
-    def _taken(self, work: _Work, result: Result, status: str, message: str) -> tuple[str, str, dict[str, object]]:
-        """The changes become a branch; those outside the target make it an error, and mark the branch."""
-        changed = work.clone.changed(work.base, str(result.tip))
-        outside = [one_line(path, 200) for path in changed if not runterms.is_within(path, work.terms.target.paths)]
-        if outside:
-            more = f" and {len(outside) - 5} more" if len(outside) > 5 else ""
-            said = f"changed outside target.paths: {', '.join(outside[:5])}{more}"
-            status, message = ERROR, "; ".join(part for part in (message, said) if part)
-            result = work.clone.mark(result, _warning(outside), self._base.who)
-        work.clone.hand_over(self._git, result)
-        name = f"{RESULTS}r_{work.run.ulid}"
-        with self._base.store.lock():
-            self._base.store.move(name, None, str(result.tip), f"opsctl: result of r_{work.run.ulid}")
-        return status, message, {"result": result.tip, "result_ref": name, "outside": outside[:50]}
-
-    def _author(self, work: _Work) -> tuple[str, str]:
-        return f"{work.runner.name} (opsctl run)", self._base.who[1]
-
-    def _message(self, work: _Work) -> str:
-        rows = f"Ops-Run: r_{work.run.ulid}\nOps-Approved: a_{work.run.item}\nOps-Digest: {work.run.digest}\n"
-        return format_message(work.approved.document.title, {}) + "\n" + rows
-
-
-def _judged(ended: Ended, work: _Work, output: Output) -> tuple[str, str]:
-    if ended.reason == "timeout":
-        return ERROR, f"it took more than {work.limit_s} s"
-    if ended.reason == "lost":
-        return ERROR, "what watched over its program was killed"
-    if ended.signal:
-        return ERROR, f"ended by signal {ended.signal}"
-    if ended.exit_code:
-        return ERROR, f"exit {ended.exit_code}: {output.last_line}"
-    return DONE, f"the live log could not be written: {output.fault}" if output.fault else ""
 
 
 def _told(error: OpsError) -> str:
     return error.message + (f" ({error.cause})" if error.cause else "")
 
 
-def _warning(outside: list[str]) -> str:
-    rows = "\n".join(f"  {path}" for path in outside[:200])
-    return f"DO NOT MERGE: files outside the approved target were changed\n\n{rows}\n"
+def _kept(error: OpsError, clone: PrivateClone) -> OpsError:
+    """The same fault; it names where the work of the program is."""
+    said = f"{error.message}; its work is kept in {clone.work}"
+    return OpsError(error.code, said, hint=error.hint, cause=error.cause)
+
+
+def _keep(clone: PrivateClone) -> None:
+    with contextlib.suppress(OSError):
+        (clone.folder / KEEP).touch()

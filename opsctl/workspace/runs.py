@@ -23,6 +23,7 @@ from opsctl.runners import load
 from opsctl.runrecord import ACTIVE, CANCELLED, CLAIMED, DONE, ERROR, EXPIRED, PENDING, RUNNING, TERMINAL
 from opsctl.runterms import Terms, Wish
 from opsctl.secretscan import redact
+from opsctl.store import RESULTS
 from opsctl.workspace.base import Base
 from opsctl.workspace.desk import Desk
 from opsctl.workspace.hold import Hold
@@ -30,6 +31,9 @@ from opsctl.workspace.runbook import Runbook, live_log, unknown
 
 RESULT_LIMIT = 4 * 1024 * 1024
 """Bytes of a result that a worker may hand in."""
+
+LAND_S = 60.0
+"""Seconds at least that the end of a run waits for the lock: what the run took longer for would be lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,20 +324,65 @@ class Runs:
 
     def tell(self, ulid: str, kind: str, facts: dict[str, Any]) -> None:
         """Add an event to a run that is carried out here. Raises `run_ended`."""
-        with self._base.store.lock():
+        with self._base.store.lock(branches=False):
             run = self._book.run(ulid)
             _refuse_ended(run)
             self._book.add(run, kind, facts)
 
     def finish(self, ulid: str, status: str, facts: dict[str, Any], *, output: bytes | None = None) -> Run:
         """End a run that is carried out here; one that has ended meanwhile stays as it is."""
-        with self._base.store.lock():
-            run = self._book.run(ulid)
-            if run.status not in TERMINAL:
-                kept = {"output": object_id(BLOB, output)} if output is not None else {}
-                self._book.add(run, status, facts | kept, objects=(output,) if output is not None else ())
+        with self._base.store.lock(least_s=LAND_S, branches=False):
+            self._end(ulid, status, {**self._landed(ulid), **facts}, output)
         self._book.leases.forget(ulid)
         return self._book.run(ulid)
+
+    def land(
+        self, made: Run, status: str, facts: dict[str, Any], *, output: bytes | None = None, tip: str | None = None
+    ) -> Run:
+        """End a run that is carried out here, and let the branch of its result appear, under one lock.
+
+        It is looked once more whether it goes on and is approved: else it leaves no branch, and never is done.
+        """
+        with self._base.store.lock(least_s=LAND_S, branches=False):
+            goes_on = self._book.run(made.ulid).status not in TERMINAL
+            why = self.unwanted(made) if goes_on else None
+            if why:
+                status, facts, output, tip = CANCELLED, {"message": why}, None, None
+            if tip and goes_on:
+                name = result_ref(made.ulid)
+                self._base.store.move(name, None, tip, f"opsctl: result of r_{made.ulid}")
+                facts = {**facts, "result": tip, "result_ref": name}
+            self._end(made.ulid, status, facts, output)
+        self._book.leases.forget(made.ulid)
+        return self._book.run(made.ulid)
+
+    def unwanted(self, made: Run) -> str | None:
+        """Why a run may not go on: its item is no longer what was approved. A fault of the machine is raised."""
+        try:
+            if self.approved(made.item).decision.digest != made.digest:
+                return "the approval changed meanwhile"
+        except OpsError as error:
+            if error.kind in ("environment", "internal"):
+                raise
+            return error.message
+        return None
+
+    def _end(self, ulid: str, status: str, facts: dict[str, Any], output: bytes | None) -> None:
+        run = self._book.run(ulid)
+        if run.status not in TERMINAL:
+            kept = {"output": object_id(BLOB, output)} if output is not None else {}
+            self._book.add(run, status, facts | kept, objects=(output,) if output is not None else ())
+
+    def _landed(self, ulid: str) -> dict[str, Any]:
+        """The branch of a run whose event could not be written after it appeared."""
+        name = result_ref(ulid)
+        tip = self._repo.ref(name)
+        return {"result": tip, "result_ref": name} if tip else {}
+
+
+def result_ref(ulid: str) -> str:
+    """The branch of what came of a run."""
+    return f"{RESULTS}r_{ulid}"
 
 
 def _kept(result: bytes | None) -> tuple[dict[str, Any], tuple[bytes, ...]]:
