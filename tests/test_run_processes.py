@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
-import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from runrig import AGENTS, WALLS, Rig, eventually, make_rig, running
 
 from opsctl.executors.output import KEPT, LIVE_LIMIT, Output
 from opsctl.workspace.drafts import NewDraft
+from opsctl.workspace.hold import Hold, sweep
 
+WARDEN = ROOT / "opsctl" / "executors" / "warden.py"
 PYTHON = os.path.realpath(sys.executable)
 """Not that of a virtual environment, which may lie where a sandbox shows nothing."""
 
@@ -290,6 +293,52 @@ def test_when_all_three_are_killed_the_program_goes_with_them(rig: Rig, mark: st
     assert rig.only().status == "lost"
 
 
+def test_a_name_like_the_wardens_saves_no_process(bare: Rig, mark: str) -> None:
+    """What its command line says is for every program to choose."""
+    script = f"setsid sh -c 'sleep 100; :' {mark} '{WARDEN}' 2 & sh -c 'sleep 100; :' {mark}"
+    process = bare.start(bare.item(script))
+    eventually(lambda: len(running(mark)) >= 2)
+    wardens = [pid for pid in _wardens(process.pid) if pid not in running(mark)]
+    for pid in wardens:
+        os.kill(pid, signal.SIGKILL)
+    assert process.wait(20) == 9
+    left = running(mark)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert left == []
+
+
+def test_processes_of_others_in_the_same_program_are_left_alone(bare: Rig, mark: str) -> None:
+    """A server has other things to do: what another thread started in a session of its own goes on."""
+    command = ["sh", "-c", "sleep 100; :", mark]
+    pids = bare.site.home.path / "pids"
+    item = bare.item(f"touch '{pids}'; sleep 2; echo 1 > one")
+    started = [subprocess.Popen(command, start_new_session=True)]
+    is_over = threading.Event()
+
+    def other() -> None:
+        eventually(pids.exists)
+        started.append(subprocess.Popen(command, start_new_session=True))
+        for pid in _wardens(os.getpid()):
+            os.kill(pid, signal.SIGKILL)
+        is_over.wait(60)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    try:
+        run = bare.carry_out(item)
+        assert "watched over" in run.message
+        assert [process.poll() for process in started] == [None, None]
+    finally:
+        is_over.set()
+        thread.join()
+        for process in started:
+            process.kill()
+            process.wait()
+    assert ctypes.CDLL(None).prctl(37, ctypes.byref(was := ctypes.c_int(7)), 0, 0, 0) == 0
+    assert was.value == 0
+
+
 def test_kept_clones_stay_and_others_go(rig: Rig) -> None:
     rig.run("echo 1 > one", keep=True)
     rig.run("echo 2 > two")
@@ -354,12 +403,39 @@ def test_retry_takes_the_options_of_run(bare: Rig) -> None:
     assert len(bare.clones()) == 1
 
 
+def test_what_a_killed_run_and_a_killed_check_left_is_cleared(bare: Rig) -> None:
+    state, cache = (bare.site.home.path / name / "opsctl" for name in ("state", "cache"))
+    process = bare.start(bare.item("sleep 100"))
+    eventually(lambda: bare.clones())
+    process.kill()
+    process.wait()
+    old = cache / "runs" / "opsctl-check-old"
+    (old / "run").mkdir(parents=True)
+    os.utime(old, (1, 1))
+    assert bare.only().status == "lost"
+    assert (bare.clones(), list(state.glob("*/holds/*"))) == ([], [])
+    bare.site.cli("runner", "check", "sh", "--no-sandbox")
+    assert not old.exists()
+
+
+def test_a_clone_of_a_run_under_another_root_is_not_swept_away(bare: Rig) -> None:
+    """The clones of one repository lie together, whatever its gate's root."""
+    with bare.site.ws() as ws:
+        folder = ws.memory().folder
+        clones = ws.places.clones(ws.repo.common)
+        other = folder.with_name("f" * 16 + "-" + folder.name.rpartition("-")[2])
+        hold = Hold(other, "01M83NWNNYD8P001PSY7E4ZR25")
+        (clones / "r_01M83NWNNYD8P001PSY7E4ZR25").mkdir(parents=True)
+        sweep(clones, folder)
+        assert len(bare.clones()) == 1
+        hold.release()
+        sweep(clones, folder)
+        assert not bare.clones()
+
+
 def test_a_limit_on_open_files_does_not_break_a_run(bare: Rig) -> None:
-    item = bare.item("echo 1 > one")
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
-    try:
-        process = bare.start(item)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert process.wait(30) == 0, process.stderr
+    limited = ["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", sys.executable, "-m", "opsctl", "run", "--no-sandbox"]
+    command = [*limited, f"a_{bare.item('echo 1 > one')}"]
+    env = bare.site.home.environ
+    done = subprocess.run(command, cwd=bare.site.path, env=env, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr

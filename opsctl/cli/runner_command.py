@@ -88,7 +88,9 @@ def register(app: typer.Typer) -> None:
     def check(
         session: Session,
         name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Default: the default runner.")] = None,
-        timeout: Annotated[int, typer.Option("--timeout", metavar="S", min=1, help="Seconds it may take.")] = 180,
+        timeout: Annotated[
+            int, typer.Option("--timeout", metavar="S", min=1, max=3600, help="Seconds it may take.")
+        ] = 180,
         sandbox: Annotated[bool | None, typer.Option("--sandbox/--no-sandbox", show_default=False)] = None,
     ) -> int:
         """Let a runner do one real small edit.

@@ -10,8 +10,9 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +58,12 @@ def run(job: Job, *, output: Callable[[bytes], None], stop: Callable[[], str | N
 
     Raises `runner_failed` when the program cannot be started. However this is left, nothing of the tree lives on.
     """
-    _adopt_orphans()
+    with _orphans_are_ours():
+        return _run(job, output, stop)
+
+
+def _run(job: Job, output: Callable[[bytes], None], stop: Callable[[], str | None]) -> Ended:
+    before = _children()
     read, write = os.pipe()
     control_read, control_write = os.pipe()
     status_read, status_write = os.pipe()
@@ -78,7 +84,10 @@ def run(job: Job, *, output: Callable[[bytes], None], stop: Callable[[], str | N
     finally:
         for descriptor in (write, control_read, status_write):
             os.close(descriptor)
+    inner = None
+    _WARDENS.add(warden.pid)
     try:
+        inner = _inner(status_read)
         order = {"argv": list(job.argv), "env": dict(job.env), "cwd": os.fspath(job.cwd)}
         times = {"timeout_s": job.timeout_s, "grace_s": job.grace_s}
         _send(control_write, json.dumps({**order, **times}).encode() + b"\n")
@@ -87,7 +96,7 @@ def run(job: Job, *, output: Callable[[bytes], None], stop: Callable[[], str | N
     finally:
         for descriptor in (control_write, read, status_read):
             os.close(descriptor)
-        _end(warden, job.grace_s)
+        _end(warden, inner, before, job.grace_s)
     return _ended(report, why)
 
 
@@ -155,40 +164,117 @@ def _ended(report: Mapping[str, object], why: str | None) -> Ended:
     return Ended(str(report["reason"]), code, number, int(str(report["killed"])), why)
 
 
-def _end(warden: subprocess.Popen[bytes], grace_s: float) -> None:
-    """The warden ends by itself once its control is closed. What it left, if it was killed itself, is ended here."""
+def _inner(status: int) -> _Process | None:
+    """The warden's inner process, which names itself first; by its time of birth too, as numbers are used again."""
+    data = b""
+    while not data.endswith(b"\n"):
+        chunk = os.read(status, 1)
+        if not chunk:
+            return None
+        data += chunk
+    pid = int(data)
+    row = _stat(pid)
+    return (pid, row[2]) if row else None
+
+
+def _end(warden: subprocess.Popen[bytes], inner: _Process | None, before: set[_Process], grace_s: float) -> None:
+    """The warden ends by itself once its control is closed, and its tree with it.
+
+    Only where it was killed itself something is left, and is ours now: that is ended here.
+    """
     try:
         warden.wait(grace_s + 25)
     except subprocess.TimeoutExpired:
         warden.kill()
         warden.wait()
+    finally:
+        _WARDENS.discard(warden.pid)
     end = time.monotonic() + grace_s + 25
-    while time.monotonic() < end and (left := _left()):
-        for pid, is_warden in left:
-            if not is_warden:  # an inner one that lives on does its work, and then reports
+    while warden.returncode and time.monotonic() < end and (left := _children() - before):
+        for process in left:
+            if process != inner:  # an inner one that lives on does its work, and then reports
                 with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)
+                    os.kill(process[0], signal.SIGKILL)
             with contextlib.suppress(OSError):
-                os.waitpid(pid, os.WNOHANG)
+                os.waitpid(process[0], os.WNOHANG)
         time.sleep(0.02)
 
 
-def _adopt_orphans() -> None:
-    """If the whole warden is killed, its tree becomes ours (Linux)."""
+@contextlib.contextmanager
+def _orphans_are_ours() -> Iterator[None]:
+    """While runs go on: if a whole warden is killed, its tree becomes ours (Linux). Then as it was before."""
+    with _RUNS.lock:
+        if not _RUNS.count:
+            _RUNS.was = _reaper(None)
+            _reaper(1)
+        _RUNS.count += 1
+    try:
+        yield
+    finally:
+        with _RUNS.lock:
+            _RUNS.count -= 1
+            if not _RUNS.count:
+                _reaper(_RUNS.was)
+
+
+class _Runs:
+    """Those that this process carries out now, and what it was before the first of them."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.count = 0
+        self.was = 0
+
+
+_RUNS = _Runs()
+_WARDENS: set[int] = set()
+"""Outer processes of the runs that go on now. A process is known by its number: its command line is its own to say."""
+
+_Process = tuple[int, int]
+"""Number, and time of birth."""
+
+
+def _reaper(value: int | None) -> int:
+    """Set whether orphans become ours, or with None look whether they do (prctl 36 and 37)."""
+    found = ctypes.c_int(0)
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None, use_errno=True).prctl(36, 1, 0, 0, 0)
+        libc = ctypes.CDLL(None, use_errno=True)
+        if value is None:
+            libc.prctl(37, ctypes.byref(found), 0, 0, 0)
+        else:
+            libc.prctl(36, value, 0, 0, 0)
+    return found.value
 
 
-def _left() -> list[tuple[int, bool]]:
-    """Children of ours in sessions of their own that are no warden's outer process: what a killed warden left."""
-    found = []
+def _children() -> set[_Process]:
+    """Children of ours in sessions of their own that nobody here started: what killed wardens left.
+
+    A process that another thread started, say for another request, is listed with that thread; an orphan is not.
+    """
+    found = set()
+    others = _of_other_threads()
     for name in os.listdir("/proc") if os.path.isdir("/proc/self") else []:
-        if name.isdigit():
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                stat = Path(f"/proc/{name}/stat").read_text(encoding="utf-8", errors="replace")
-                _, parent, _, session = stat.rpartition(")")[2].split()[:4]
-                is_warden = os.fsencode(_WARDEN) in Path(f"/proc/{name}/cmdline").read_bytes()
-                outer = is_warden and session == name
-                if int(parent) == os.getpid() and int(session) != os.getsid(0) and not outer:
-                    found.append((int(name), is_warden))
+        row = _stat(int(name)) if name.isdigit() else None
+        if row and row[0] == os.getpid() and row[1] != os.getsid(0) and int(name) not in others | _WARDENS:
+            found.add((int(name), row[2]))
     return found
+
+
+def _of_other_threads() -> set[int]:
+    """Children that threads other than the first and this one started, where the system says so."""
+    found: set[int] = set()
+    for name in os.listdir("/proc/self/task") if os.path.isdir("/proc/self/task") else []:
+        if int(name) not in (os.getpid(), threading.get_native_id()):
+            with contextlib.suppress(OSError):
+                text = Path(f"/proc/self/task/{name}/children").read_text(encoding="ascii")
+                found.update(int(pid) for pid in text.split())
+    return found
+
+
+def _stat(pid: int) -> tuple[int, int, int] | None:
+    """Parent, session, and time of birth of a process."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        row = stat.rpartition(")")[2].split()
+        return int(row[1]), int(row[3]), int(row[19])
+    return None

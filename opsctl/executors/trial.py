@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import time
@@ -15,10 +16,15 @@ from opsctl.executors.clone import PrivateClone
 from opsctl.executors.output import Output
 from opsctl.executors.process import Job, run
 from opsctl.executors.sandbox import walled
+from opsctl.executors.theirs import remove
 from opsctl.git.command import Git, environment
 from opsctl.runners import Runner
 
 _PROMPT = "Create a file named opsctl-check.txt in the current folder that holds the single word ok. Do nothing else.\n"
+_PREFIX = "opsctl-check-"
+_OLD_S = 86400.0
+"""No check takes so long."""
+
 _WHO = ("opsctl", "opsctl@localhost")
 
 
@@ -41,7 +47,7 @@ def trial(
 ) -> Trial:
     """Let the runner write one file. Raises `no_sandbox`, `runner_failed`."""
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="opsctl-check-", dir=_room(places)) as folder:
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=_room(places)) as folder:
         base, source = _scratch(Path(folder), environ)
         clone = PrivateClone(Path(folder) / "run", source, "check", environment(environ))
         clone.make(base, _WHO)
@@ -71,6 +77,10 @@ def _room(places: Places) -> Path:
         room.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise OpsError("disk", f"{room} could not be made", cause=error.strerror) from None
+    for left in room.glob(f"{_PREFIX}*"):  # of a check that was killed
+        with contextlib.suppress(OSError):
+            if time.time() - left.lstat().st_mtime > _OLD_S:
+                remove(left)
     return room
 
 

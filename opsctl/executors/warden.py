@@ -1,8 +1,8 @@
 """Stands between opsctl and a runner's program, and sees to it that nothing of the program's tree outlives the run.
 
 A script of its own (`python -I -S warden.py CONTROL STATUS`), standard library only. It reads one line of JSON from
-CONTROL (argv, env, cwd, timeout_s, grace_s), starts the program in a session of its own, and writes one line of JSON
-to STATUS. The program's tree is ended when the program ends, when its time is over, when `stop` comes, and when
+CONTROL (argv, env, cwd, timeout_s, grace_s), starts the program in a session of its own, and writes to STATUS: a line
+with the number of the inner process at once, and one of JSON at the end. The program's tree is ended when the program ends, when its time is over, when `stop` comes, and when
 CONTROL is closed, which is what happens when opsctl is killed.
 
 It is two processes. The outer one only waits: should the inner one be killed, its tree falls to the outer one, which
@@ -54,14 +54,15 @@ def _carry_out(control: int, status: int) -> None:
     """The inner process: one order."""
     os.set_inheritable(control, False)
     os.set_inheritable(status, False)
+    os.write(status, b"%d\n" % os.getpid())
     order = json.loads(_line(control))
     report: dict[str, object]
     try:
         child = subprocess.Popen(
             order["argv"], env=order["env"], cwd=order["cwd"], start_new_session=True, preexec_fn=_begin
         )
-    except OSError as error:
-        report = {"reason": "not started", "error": error.strerror or str(error)}
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        report = {"reason": "not started", "error": getattr(error, "strerror", None) or str(error)}
     else:
         _let_go_of_output()
         reason = _watch(child, control, time.monotonic() + order["timeout_s"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -20,10 +21,19 @@ class Hold:
         self._path = _place(folder, run)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            self._descriptor = self._taken()
         except OSError as error:
             raise OpsError("disk", f"{self._path} could not be made", cause=error.strerror) from None
+
+    def _taken(self) -> int:
+        """The locked file; once more if it was swept away between being made and being locked."""
+        while True:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), os.lstat(self._path)):
+                    return descriptor
+            os.close(descriptor)
 
     def release(self) -> None:
         """The run is over; also for the second time."""
@@ -53,7 +63,24 @@ def _place(folder: Path, run: str) -> Path:
 
 
 def sweep(clones: Path, folder: Path) -> None:
-    """Remove the clones of runs whose process is gone, but for those that a person keeps."""
+    """Remove the clones of runs whose process is gone, but for those that a person keeps; and what those held.
+
+    The clones of one repository lie together, whatever root its gate has; who holds them is in the folder of a root.
+    """
+    roots = sorted(folder.parent.glob(f"*-{folder.name.rpartition('-')[2]}"))
     for place in sorted(clones.glob("r_*")):
-        if not (place / KEEP).exists() and not is_held(folder, place.name[2:]):
+        if not (place / KEEP).exists() and not any(is_held(one, place.name[2:]) for one in roots):
             remove(place)
+    for path in sorted((folder / "holds").glob("*")):
+        with contextlib.suppress(OSError):
+            _let_go(path)
+
+
+def _let_go(path: Path) -> None:
+    """Remove the file of a process that is gone; nobody can take it meanwhile."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    finally:
+        os.close(descriptor)
