@@ -2,8 +2,8 @@
 
 A script of its own (`python -I -S warden.py CONTROL STATUS`), standard library only. It reads one line of JSON from
 CONTROL (argv, env, cwd, timeout_s, grace_s), starts the program in a session of its own, and writes to STATUS: a line
-with the number of the inner process at once, and one of JSON at the end. The program's tree is ended when the program ends, when its time is over, when `stop` comes, and when
-CONTROL is closed, which is what happens when opsctl is killed.
+with the number of its inner process at once, and one of JSON at the end. The program's tree is ended when the program
+ends, when its time is over, when `stop` comes, and when CONTROL is closed, which is what happens when opsctl is killed.
 
 It is two processes. The outer one only waits: should the inner one be killed, its tree falls to the outer one, which
 ends it. And the program itself is killed by the kernel when the inner one dies, whatever becomes of the outer one.
