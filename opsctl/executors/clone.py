@@ -33,7 +33,7 @@ _FETCH = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurs
 _SPAWN = "--upload-pack=git-upload-pack"
 _TIMEOUT_S = 300.0
 _TIP = "refs/heads/result"
-RESERVED = ("tmp", "prompt", "keep")
+RESERVED = ("tmp", "prompt", "keep", "spare")
 """Names in a run's folder that are ours, as are all that end in .git."""
 
 

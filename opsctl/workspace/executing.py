@@ -23,7 +23,7 @@ from opsctl.workspace.answering import Answering, Order
 from opsctl.workspace.base import Base
 from opsctl.workspace.desk import Desk
 from opsctl.workspace.handing_back import HandingBack, Work
-from opsctl.workspace.hold import KEEP, Hold, sweep
+from opsctl.workspace.hold import KEEP, SPARE, Hold, sweep
 from opsctl.workspace.runbook import Runbook, live_log
 from opsctl.workspace.runs import Runs
 
@@ -110,8 +110,7 @@ class Executing:
                 runner, self._base.environ, places, clone, asked=settings.sandbox, network=terms.network, hides=hides
             )
             clone.make(work.base, self._base.who)
-            if keep:
-                (clone.folder / KEEP).touch()
+            (clone.folder / (KEEP if keep else SPARE)).touch()
             facts = {
                 "base": work.base,
                 "argv": [redact(one) for one in runner.argv()],
@@ -210,5 +209,6 @@ def _kept(error: OpsError, clone: PrivateClone) -> OpsError:
 
 
 def _keep(clone: PrivateClone) -> None:
+    """Mark the clone as one to keep; a full disk does not prevent that a file gets another name."""
     with contextlib.suppress(OSError):
-        (clone.folder / KEEP).touch()
+        (clone.folder / SPARE).rename(clone.folder / KEEP)

@@ -13,6 +13,9 @@ from opsctl.executors.theirs import remove
 KEEP = "keep"
 """A file of this name beside a run's clone says that a person wants to look at it."""
 
+SPARE = "spare"
+"""What becomes that file where work would be lost."""
+
 
 class Hold:
     """Held from before a run exists until its end is written down."""
