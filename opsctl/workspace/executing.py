@@ -99,6 +99,7 @@ class Executing:
     def _exec(self, made: Run, approved: Approved, terms: Terms, settings: Settings, watch: Watch) -> Run:
         runner = load(self._base.places).get(terms.runner)
         clones = self._base.places.clones(self._repo.common)
+        clones.mkdir(parents=True, exist_ok=True, mode=0o700)  # a sandbox can only hide what is there
         sweep(clones, self._base.memory().folder)
         sealed = environment(self._base.environ)
         clone = PrivateClone(clones / f"r_{made.ulid}", self._repo.common, self._name(), sealed)
