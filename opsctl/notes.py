@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from opsctl.errors import OpsError
 from opsctl.gitobject import BLOB, FILE, Entry
-from opsctl.message import MalformedMessage, parse_trailers
 from opsctl.store import NOTES, Store
 from opsctl.treediff import Changes, TooManyChanges, diff, lookup
 
@@ -74,22 +73,6 @@ class Notes:
 
     def _text(self, entry: Entry) -> str:
         return self._repo.read(entry.oid, BLOB, limit=NOTE_LIMIT).decode("utf-8", "replace")
-
-    def is_there(self, target: str) -> bool:
-        """True where the annotated object is in this clone."""
-        return self._repo.exists(target)
-
-    def is_about(self, target: str, item: str, digest: str) -> bool:
-        """True where the annotated object is a commit that says of itself that it approves just these bytes.
-
-        Runs of an item stand on its approval; the same written on any other object is nobody's record (ID-12).
-        """
-        try:
-            trailers = parse_trailers(self._repo.commit(target).message)
-        except (OpsError, MalformedMessage):
-            return False
-        said = (trailers.get("Ops-Kind"), trailers.get("Ops-Id"), trailers.get("Ops-Digest"))
-        return said == ("approve", item, digest)
 
     def changes(self, old: str | None, new: str | None) -> Iterator[tuple[str, str | None]]:
         """What differs between two commits of the notes: the annotated object, and its note's blob (None: gone)."""

@@ -524,6 +524,55 @@ def test_id_12_a_run_written_on_another_object_than_its_approval_is_nobodys(site
         assert [(one.ulid, one.commit) for one in ws.runs.page()] == [(run.ulid, run.commit)]
 
 
+def test_id_12_a_commit_that_only_says_that_it_approves_carries_no_run(site: Site) -> None:
+    """An unsigned copy of the approval, message and all, whose id sorts before the true one's."""
+    run = made(site, approved(site))
+    lines = note(site, run.commit).splitlines()
+    message = site.git("log", "-1", "--format=%B", run.commit).encode()
+    for number in range(200):
+        said = f"{number} ".encode() + message
+        copy = site.git("commit-tree", "-p", "main", f"{run.commit}^{{tree}}", stdin=said)
+        if copy < run.commit:
+            break
+    write(site, copy, *lines, line(run.ulid, "cancelled"))
+    write(site, site.git("rev-parse", "ops/drafts"), *lines, line(run.ulid, "cancelled"))
+    with site.ws() as ws:
+        assert [(one.ulid, one.status, one.commit) for one in ws.runs.page()] == [(run.ulid, "pending", run.commit)]
+        assert ws.runs.report(run.ulid, ws.runs.claim(run.ulid).token, status="done").status == "done"
+
+
+def test_a_run_on_an_approval_that_is_here_and_not_on_the_branch_yet_waits(site: Site) -> None:
+    first = made(site, approved(site))
+    before = site.tip()
+    run = made(site, approved(site))
+    with site.ws() as ws:
+        folder = ws.memory().folder
+    after = site.tip()
+    for file in folder.iterdir():
+        if file.is_file():
+            file.unlink()
+    site.git("update-ref", "refs/heads/ops/approved", before)
+    with site.ws() as ws:
+        assert [one.ulid for one in ws.runs.page()] == [first.ulid]
+        site.git("update-ref", "refs/heads/ops/approved", after)
+        assert {one.ulid for one in ws.runs.page()} == {first.ulid, run.ulid}
+
+
+def test_notes_on_a_thousand_strangers_commits_keep_no_run_waiting(clones: tuple[Site, Site]) -> None:
+    one, two = clones
+    run = made(one, approved(one))
+    two.git("fetch", "-q", str(one.path), f"+{RUNS}:{RUNS}")
+    rows = "".join(f"M 100644 inline 00/{number:038x}\ndata 2\nx\n\n" for number in range(1000))
+    head = f"commit {RUNS}\ncommitter A <a@b> 1 +0000\ndata 1\nm\nfrom {RUNS}^0\n"
+    two.git("fast-import", "--quiet", stdin=(head + rows).encode())
+    with two.ws() as ws:
+        assert len(ws.runs.page()) == 1
+    one.ok("sync")
+    two.git("fetch", "-q", str(one.path), "refs/heads/ops/approved:refs/heads/ops/approved")
+    with two.ws() as ws:
+        assert run.ulid in {found.ulid for found in ws.runs.page()}
+
+
 def test_a_run_that_only_a_note_made_is_held_against_the_approved_bytes(site: Site) -> None:
     item, once = approved(site, executor="exec"), approved(site, max_runs=1)
     spent = made(site, once)

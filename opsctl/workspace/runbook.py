@@ -18,6 +18,7 @@ from opsctl.notes import ARCHIVE, RUNS, Append, Notes
 from opsctl.runindex import RunIndex
 from opsctl.runrecord import ACTIVE, CLAIMED, EXPIRED, LOST, PENDING, RUNNING, TERMINAL, Event
 from opsctl.workspace.base import Base
+from opsctl.workspace.chain import Chain
 from opsctl.workspace.desk import Desk
 from opsctl.workspace.hold import is_held, sweep
 
@@ -34,6 +35,7 @@ class Runbook:
         self._base = base
         self._desk = desk
         self.folder = base.memory().folder
+        self._chain = Chain(base)
 
     @property
     def clone(self) -> str:
@@ -51,11 +53,11 @@ class Runbook:
 
     @cached_property
     def _live(self) -> RunIndex:
-        return RunIndex(self.folder / "runs.sqlite", self.notes)
+        return RunIndex(self.folder / "runs.sqlite", self.notes, self._chain)
 
     @cached_property
     def _old(self) -> RunIndex:
-        return RunIndex(self.folder / "runs-archive.sqlite", self._archive)
+        return RunIndex(self.folder / "runs-archive.sqlite", self._archive, self._chain)
 
     @property
     def live(self) -> RunIndex:
