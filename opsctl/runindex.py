@@ -178,7 +178,7 @@ class RunIndex:
 
     def _rows(self, target: str, blob: str, approved: tuple[str, str]) -> Iterator[_Row]:
         try:
-            text = self._notes.text(blob)
+            text = self._notes.text(blob).decode("utf-8", "replace")
         except OpsError:  # too large, missing, or no file: that note, and no other
             return
         for ulid, events in runrecord.parse_note(text).items():

@@ -723,6 +723,32 @@ def test_plain_git_notes_at_the_same_time_take_nothing_from_the_record(site: Sit
     assert expected <= set(text)
 
 
+OTHERS = b'latin \xe9\n one\xe2\x80\xa8{"two":1} \x0c three \xc2\x85 four\rfive\n\n\n  six \n'
+"""What other people's tools may have written: not UTF-8, and with ends of lines that are none to git."""
+
+
+def test_lines_of_others_stay_byte_for_byte_when_runs_are_written_and_pruned(site: Site) -> None:
+    item = approved(site, parallel=9)
+    run, waiting = finished(site, item), made(site, item)
+    ours = _bytes_of(site, run.commit)
+    blob = site.git("hash-object", "-w", "--stdin", stdin=OTHERS + ours)
+    site.git("notes", f"--ref={RUNS}", "add", "-f", "-C", blob, run.commit)
+    assert _bytes_of(site, run.commit) == OTHERS + ours
+    with site.ws() as ws:
+        ws.runs.claim(waiting.ulid)
+    assert _bytes_of(site, run.commit).startswith(OTHERS + ours)
+    with site.ws() as ws:
+        assert ws.runbook.prune(timedelta(0)) == [run.ulid]
+        assert [one.ulid for one in ws.runs.page()] == [waiting.ulid]
+    assert _bytes_of(site, run.commit).startswith(OTHERS)
+    assert run.ulid.encode() not in _bytes_of(site, run.commit)
+
+
+def _bytes_of(site: Site, commit: str) -> bytes:
+    command = ["git", "notes", f"--ref={RUNS}", "show", commit]
+    return subprocess.run(command, cwd=site.path, env=site.home.environ, check=True, capture_output=True).stdout
+
+
 @pytest.mark.parametrize("count", [3, 300, 5000])
 def test_whatever_fan_out_git_made_is_followed(site: Site, count: int) -> None:
     """Plain git writes flat notes first, then folders of two digits, then folders in folders."""
@@ -902,6 +928,35 @@ def test_prune_archives_runs_that_ended_before_the_ttl(site: Site) -> None:
     assert site.ok("runs", "log", run.ulid) == "out"
     assert site.cli("prune", env={"OPSCTL_RUN_TTL": "soon"}).returncode == 2
     site.fsck()
+
+
+def test_a_strangers_output_neither_stops_prune_nor_costs_another_note(site: Site) -> None:
+    item, other = approved(site, parallel=9), approved(site)
+    run, waiting = finished(site, item), made(site, other)
+    tree, tag = site.git("rev-parse", "main^{tree}"), site.git("rev-parse", "main")
+    alone = site.git("hash-object", "-w", "--stdin", stdin=b"nobody's")
+    write(site, alone, "a remark on a blob")
+    for number, oid in enumerate(("0" * 40, "f" * 40, waiting.commit, tree, tag, alone)):
+        ulid = NEW[:-2] + "A" + str(number)
+        facts = {"item": f"a_{item}", "digest": run.digest, "executor": "claim"}
+        write(site, run.commit, line(ulid, "created", ulid=ulid, **facts))
+        write(site, run.commit, line(ulid, "error", ulid=ids.successor(NEW[:-2] + "B" + str(number)), output=oid))
+    with site.ws() as ws:
+        assert len(ws.runbook.prune(timedelta(0))) == 7
+        assert ws.runs.output(ws.runs.get(run.ulid)) == b"out\n"
+        assert [one.ulid for one in ws.runs.page()] == [waiting.ulid]
+    assert note(site, alone) == "a remark on a blob"
+    site.fsck()
+
+
+@pytest.mark.parametrize("ref", [RUNS, ARCHIVE])
+def test_a_note_of_the_archive_that_is_too_large_keeps_its_own_runs_alone(site: Site, ref: str) -> None:
+    run, other = finished(site, approved(site)), finished(site, approved(site))
+    size = 34_000_000 if ref == ARCHIVE else 33_553_000
+    site.git("notes", f"--ref={ref}", "append", "-F", "-", other.commit, stdin=b"x" * size)
+    with site.ws() as ws:
+        assert run.ulid in ws.runbook.prune(timedelta(0))
+        assert ws.runs.get(run.ulid).status == "done"
 
 
 def test_a_crash_between_the_two_refs_of_the_archive_is_harmless(site: Site) -> None:

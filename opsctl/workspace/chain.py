@@ -45,7 +45,7 @@ class Chain:
         try:
             scratch = self._base.gate().scratch
         except OpsError as fault:
-            if fault.kind != "integrity":
+            if fault.kind != "integrity" and fault.code != "no_gate":
                 raise
             ledger = self._base.history().ledger
             return ledger, ledger.count - 1

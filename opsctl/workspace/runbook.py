@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from opsctl import ids, runrecord, runterms
 from opsctl.errors import OpsError
 from opsctl.git.command import Git
 from opsctl.leases import Leases, Spent
 from opsctl.models import Approved, Document, Run
-from opsctl.notes import ARCHIVE, RUNS, Append, Notes
+from opsctl.notes import ARCHIVE, NOTE_LIMIT, RUNS, Append, Notes, joined
 from opsctl.runindex import RunIndex
 from opsctl.runrecord import ACTIVE, CLAIMED, EXPIRED, LOST, PENDING, RUNNING, TERMINAL, Event
 from opsctl.workspace.base import Base
@@ -144,7 +144,7 @@ class Runbook:
     ) -> None:
         """Add an event; the caller holds the lock and has looked at the run under it."""
         event = Event(self.new_ulid(after), run, kind, self._base.now(), facts)
-        line = runrecord.format_event(event)
+        line = runrecord.format_event(event).encode()
         moved = self.notes.append([Append(commit, (line,), objects)], f"runs: r_{run} {kind}", self._base.who)
         self._live.wrote(*moved)
 
@@ -195,7 +195,7 @@ class Runbook:
         is_here = self._base.repo.exists(ours) and (base is None or self._base.repo.exists(base))
         put_back = is_here and git.run("merge-base", ours, tip, good=(0, 1)).decode().strip() == tip
         if is_here and not put_back:
-            missing = [row for row in self._missing(base, ours, tip) if row.lines or row.objects]
+            missing = [row for row in self._missing(base, ours, tip) if row.lines or row.kept]
             if missing:
                 moved = self.notes.append(missing, "runs: bring back what was written over", self._base.who)
                 self._live.wrote(*moved)
@@ -206,12 +206,12 @@ class Runbook:
         for target, blob in self.notes.changes(base, ours):
             try:
                 there = self.notes.read(target, tip)
-                if blob == target and not there:
-                    yield Append(target, (), (self._base.repo.read(blob, "blob", limit=OUTPUT_LIMIT),))
+                if blob == target and not there and self.notes.is_blob(blob):
+                    yield Append(target, (), kept=(blob,))
                 elif blob and blob != target:
-                    has, before = set(there.split("\n")), self.notes.read(target, base) if base else ""
-                    added = (line for line in self.notes.text(blob).split("\n") if line not in has)
-                    yield Append(target, tuple(added) if has.issuperset(before.split("\n")) else ())
+                    has, before = set(there.split(b"\n")), self.notes.read(target, base) if base else b""
+                    added = (line for line in self.notes.text(blob).split(b"\n") if line not in has)
+                    yield Append(target, tuple(added) if has.issuperset(before.split(b"\n")) else ())
             except OpsError:  # a stranger's note that is too large or no file hides itself, and no other
                 continue
 
@@ -250,31 +250,59 @@ class Runbook:
         with self._base.store.lock():
             old = [run for run in self._ended() if run.finished_at and run.finished_at < edge]
             if old and not dry_run:
-                self._move(old)
+                old = self._move(old)
         return [run.ulid for run in old]
 
     def _ended(self) -> Iterator[Run]:
         for status in sorted(TERMINAL):
             yield from self.live.page(status=status, limit=_ALL)
 
-    def _move(self, old: list[Run]) -> None:
-        """First into the archive, then out of the record: a crash in between doubles runs, which read the same."""
-        gone = {run.ulid for run in old}
+    def _move(self, old: list[Run]) -> list[Run]:
+        """First into the archive, then out of the record: a crash in between doubles runs, which read the same.
+
+        Lines of others stay as they are, byte for byte. A note that cannot be moved keeps its runs, and no other's.
+        """
+        parts = [part for note in sorted({run.commit for run in old}) if (part := self._parted(note, old))]
+        moved = [run for part in parts for run in part.runs]
+        gone = {run.ulid for run in moved}
         staying = {run.output for run in self.live.page(limit=_ALL) if run.ulid not in gone}
-        archive: list[Append] = []
-        texts: dict[str, str] = {}
-        for note in sorted({run.commit for run in old}):
-            lines = self.notes.read(note).splitlines()
-            moved = [line for line in lines if (event := runrecord.parse_event(line)) and event.run in gone]
-            there = set(self._archive.read(note).splitlines())
-            kept = tuple(self.output(run) for run in old if run.commit == note and run.output)
-            archive.append(Append(note, tuple(line for line in moved if line not in there), kept))
-            texts[note] = "".join(f"{line}\n" for line in lines if line not in set(moved))
-        texts |= {run.output: "" for run in old if run.output and run.output not in staying}
-        self._archive.append(archive, "runs: archive", self._base.who)
-        self._live.wrote(*self.notes.rewrite(texts, "runs: archive", self._base.who))
+        texts = {part.archive.target: part.rest for part in parts}
+        texts |= {oid: b"" for part in parts for oid in part.archive.kept if oid not in staying}
+        if parts:
+            self._archive.append([part.archive for part in parts], "runs: archive", self._base.who)
+            self._live.wrote(*self.notes.rewrite(texts, "runs: archive", self._base.who))
         for ulid in gone:
             live_log(self._base.repo.common, ulid).unlink(missing_ok=True)
+        return moved
+
+    def _parted(self, note: str, old: list[Run]) -> _Parted | None:
+        runs = [run for run in old if run.commit == note]
+        gone = {run.ulid for run in runs}
+        try:
+            lines, archived = self.notes.read(note).split(b"\n"), self._archive.read(note)
+        except OpsError:  # a stranger made it too large, or no file
+            return None
+        moving = {line for line in lines if _run_of(line) in gone}
+        there = set(archived.split(b"\n"))
+        added = tuple(line for line in dict.fromkeys(lines) if line in moving and line not in there)
+        if len(joined(archived, added)) > NOTE_LIMIT:
+            return None
+        kept = tuple({run.output for run in runs if run.output and self.notes.keeps(run.output)})
+        rest = b"\n".join(line for line in lines if line not in moving)
+        return _Parted(runs, Append(note, added, kept=kept), rest)
+
+
+def _run_of(line: bytes) -> str | None:
+    event = runrecord.parse_event(line.decode("utf-8", "replace"))
+    return event.run if event else None
+
+
+class _Parted(NamedTuple):
+    """What of one note goes to the archive, and what stays."""
+
+    runs: list[Run]
+    archive: Append
+    rest: bytes
 
 
 def live_log(common: Path, ulid: str) -> Path:
