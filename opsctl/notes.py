@@ -16,6 +16,7 @@ from opsctl.store import NOTES, Store
 from opsctl.treediff import Changes, TooManyChanges, diff, lookup
 
 RUNS, ARCHIVE = NOTES + "runs", NOTES + "runs-archive"
+KNOWN = (RUNS, ARCHIVE)
 NOTE_LIMIT = 32 * 1024 * 1024
 """Bytes of one note, which holds all runs of one approval that are not archived yet."""
 

@@ -879,6 +879,57 @@ def test_notes_that_come_before_their_approval_count_once_it_is_here(clones: tup
         assert run.ulid in {found.ulid for found in ws.runs.page()}
 
 
+def _bomb(site: Site) -> str:
+    """A few trees that unfold to millions of notes."""
+    blob = site.git("hash-object", "-w", "--stdin", stdin=b"x")
+    tree = site.git("mktree", stdin=f"100644 blob {blob}\t{'a' * 34}\n".encode())
+    for _ in range(3):
+        rows = "".join(f"040000 tree {tree}\t{number:02x}\n" for number in range(256))
+        tree = site.git("mktree", stdin=rows.encode())
+    return tree
+
+
+@pytest.mark.parametrize("knows", ["none", "other"])
+def test_a_remotes_note_that_cannot_be_united_is_left_alone_and_stops_no_sync(
+    clones: tuple[Site, Site], home: Home, knows: str
+) -> None:
+    one, two = clones
+    remote = Site(home, home.path / "remote.git")
+    bomb = remote.git("commit-tree", "-m", "bomb", _bomb(remote))
+    remote.git("update-ref", RUNS, bomb)
+    remote.git("update-ref", ARCHIVE, remote.git("rev-parse", "main^{tree}"))
+    remote.git("update-ref", "refs/notes/ops/more", remote.git("rev-parse", "main"))
+    if knows == "none":
+        two.git("update-ref", "-d", RUNS)
+    before = two.git("for-each-ref", "refs/notes")
+    item = approved(two)
+    done = two.cli("sync")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("left alone") + done.stderr.count("left alone") >= 1
+    assert two.git("for-each-ref", "refs/notes") == before
+    assert remote.git("rev-parse", RUNS) == bomb
+    one.ok("sync")
+    with one.ws() as ws:
+        assert ws.is_approved(item)
+
+
+def test_notes_are_united_under_the_lock(clones: tuple[Site, Site]) -> None:
+    one, two = clones
+    for site in clones:
+        made(site, only(site).item)
+    one.ok("sync")
+    with two.ws() as ws:
+        ws.syncing._union.drafts("refs/opsctl/origin/")
+        two.git("fetch", "-q", "origin", f"+{RUNS}:refs/opsctl/origin/notes/runs")
+        before = two.git("rev-parse", RUNS)
+        ws.store._wait_s = 0.1
+        with two.ws() as other, other.store.lock():
+            refused("lock_busy", ws.syncing._union.notes, "refs/opsctl/origin/")
+        assert two.git("rev-parse", RUNS) == before
+        ws.syncing._union.notes("refs/opsctl/origin/")
+    assert two.git("rev-parse", RUNS) != before
+
+
 # -- looking -----------------------------------------------------------------------------------------------------------
 
 
