@@ -24,8 +24,12 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS lease (
     run TEXT PRIMARY KEY, hash TEXT, seconds REAL, boot TEXT, up REAL, wall REAL, generation INTEGER) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS process (run TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS written (tip TEXT PRIMARY KEY, base TEXT, length INTEGER) WITHOUT ROWID;
 """
 _SPENT = "CREATE TABLE IF NOT EXISTS spent (item TEXT, run TEXT, PRIMARY KEY (item, run)) WITHOUT ROWID;"
+_LATELY = 20
+"""Writes during which a plain `git notes` may have been under way."""
+
 Uptime = Callable[[], tuple[str, float]]
 
 
@@ -157,6 +161,27 @@ class Leases(_Local):
         with self._guarded() as database:
             database.execute("DELETE FROM process WHERE run = ?", (run,))
             database.execute("DELETE FROM lease WHERE run = ?", (run,))
+
+    # -- what this machine wrote into the record ----------------------------------------------------------------
+
+    def written(self) -> list[tuple[str, str | None]]:
+        """Commits of the notes that this clone wrote one on the other lately: the last, and what the first stood on."""
+        with self._guarded() as database:
+            return [(tip, base) for tip, base in database.execute("SELECT tip, base FROM written")]
+
+    def wrote(self, old: str | None, new: str) -> None:
+        """Remember such a commit."""
+        with self._guarded() as database, database:
+            database.execute("BEGIN IMMEDIATE")
+            known = database.execute("SELECT base, length FROM written WHERE tip = ?", (old,)).fetchone()
+            base, length = known if known and known[1] < _LATELY else (old, 0)
+            database.execute("DELETE FROM written WHERE tip = ?", (old,))
+            database.execute("INSERT OR REPLACE INTO written VALUES (?, ?, ?)", (new, base, length + 1))
+
+    def settled(self, tip: str) -> None:
+        """What that commit wrote is in the record."""
+        with self._guarded() as database:
+            database.execute("DELETE FROM written WHERE tip = ?", (tip,))
 
 
 def _hash(token: str) -> str:

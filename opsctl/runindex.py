@@ -17,12 +17,11 @@ from opsctl.errors import OpsError
 from opsctl.models import Run
 from opsctl.notes import Notes
 
-_LAYOUT = 3
+_LAYOUT = 4
 _SCHEMA = f"""
 DROP TABLE IF EXISTS about; DROP TABLE IF EXISTS run; DROP TABLE IF EXISTS homeless;
 DROP TABLE IF EXISTS written;
 CREATE TABLE about (tip TEXT, chain TEXT);
-CREATE TABLE written (tip TEXT PRIMARY KEY, base TEXT, length INTEGER) WITHOUT ROWID;
 CREATE TABLE homeless (note TEXT PRIMARY KEY, blob TEXT) WITHOUT ROWID;
 CREATE TABLE run (
     ulid TEXT, note TEXT, item TEXT, status TEXT, executor TEXT, key TEXT, tail TEXT, lines TEXT,
@@ -38,8 +37,7 @@ PRAGMA user_version = {_LAYOUT};
 _ORDER = "ORDER BY ulid DESC"
 _TRIES = 8
 _TAIL = 4
-_LATELY = 20
-"""Writes during which a plain `git notes` may have been under way."""
+_NOWHERE = ":memory:"
 
 _Seen = tuple[str | None, str]
 _Row = tuple[str, str, str, str, str, str | None, str, str]
@@ -65,20 +63,27 @@ class RunIndex:
         """Open the index; where the file cannot be used, this process keeps one of its own."""
         self._notes = notes
         self._approvals = approvals
+        self._path = path
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._database = _connected(str(path))
-            self._prepare()
-        except (sqlite3.Error, OSError):
-            self._start_over()
+            self._open(str(path))
+        except (sqlite3.Error, OSError) as error:
+            self._start_over(error)
 
-    def _prepare(self) -> None:
+    def _open(self, name: str) -> None:
+        if name != _NOWHERE:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._database = _connected(name)
         if self._database.execute("PRAGMA user_version").fetchone()[0] != _LAYOUT:
             self._database.executescript(_SCHEMA)
 
-    def _start_over(self) -> None:
-        self._database = _connected(":memory:")
-        self._prepare()
+    def _start_over(self, error: Exception | None = None) -> None:
+        """A damaged file is made anew; where it is merely in use, or the disk is full, this process goes on alone."""
+        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+            with contextlib.suppress(sqlite3.Error, OSError):
+                for ending in ("", "-wal", "-shm"):
+                    self._path.with_name(self._path.name + ending).unlink(missing_ok=True)
+                return self._open(str(self._path))
+        return self._open(_NOWHERE)
 
     def follow(self) -> None:
         """Take in what changed since the last time."""
@@ -86,28 +91,10 @@ class RunIndex:
             try:
                 if self._followed():
                     return
-            except sqlite3.Error:  # a damaged file, or a disk without room
-                self._start_over()
+            except sqlite3.Error as error:  # a damaged file, or a disk without room
+                self._start_over(error)
         self._start_over()  # others never stop changing it
         self._followed()
-
-    def written(self) -> list[tuple[str, str | None]]:
-        """Commits of the notes that this clone wrote one on the other lately: the last, and what the first stood on."""
-        return [(tip, base) for tip, base in self._ask("SELECT tip, base FROM written")]
-
-    def wrote(self, old: str | None, new: str) -> None:
-        """Remember such a commit. Best effort: the record is the notes."""
-        with contextlib.suppress(sqlite3.Error), self._database:
-            self._database.execute("BEGIN IMMEDIATE")
-            known = self._database.execute("SELECT base, length FROM written WHERE tip = ?", (old,)).fetchone()
-            base, length = known if known and known[1] < _LATELY else (old, 0)
-            self._database.execute("DELETE FROM written WHERE tip = ?", (old,))
-            self._database.execute("INSERT OR REPLACE INTO written VALUES (?, ?, ?)", (new, base, length + 1))
-
-    def settled(self, tip: str) -> None:
-        """What that commit wrote is in the record."""
-        with contextlib.suppress(sqlite3.Error), self._database:
-            self._database.execute("DELETE FROM written WHERE tip = ?", (tip,))
 
     def _followed(self) -> bool:
         """False where another process changed the index at the same time."""
@@ -231,8 +218,8 @@ class RunIndex:
     def _ask(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         try:
             return self._database.execute(query, values).fetchall()
-        except sqlite3.Error:  # a file that is damaged further in
-            self._start_over()
+        except sqlite3.Error as error:  # a file that is damaged further in
+            self._start_over(error)
             self.follow()
             return self._database.execute(query, values).fetchall()
 

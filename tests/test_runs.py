@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -670,6 +671,38 @@ def test_a_damaged_index_is_made_anew(site: Site, damage: str) -> None:
     with site.ws() as ws:
         assert run.ulid in {one.ulid for one in ws.runs.page()}
         assert ws.runs.cancel(run.ulid).status == "cancelled"
+    if damage != "folder":
+        with sqlite3.connect(index) as database:
+            assert {row[0] for row in database.execute("SELECT ulid FROM run")} >= {run.ulid}
+
+
+@pytest.mark.parametrize("damage", ["garbage", "folder"])
+def test_runs_are_read_where_what_this_machine_knows_of_its_workers_cannot_be(site: Site, damage: str) -> None:
+    run = made(site, approved(site))
+    with site.ws() as ws:
+        ws.runs.claim(run.ulid)
+        path = ws.memory().folder / "leases.sqlite"
+    path.unlink()
+    if damage == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes(b"x" * 9000)
+    assert [row["status"] for row in site.json("runs", "list")] == ["claimed"]  # type: ignore[attr-defined]
+    assert "claimed" in site.ok("runs", "show", run.ulid)
+    site.ok("runs", "log", run.ulid)
+
+
+def test_what_git_wrote_over_comes_back_though_the_index_was_removed(site: Site) -> None:
+    run = made(site, approved(site))
+    before = site.git("rev-parse", RUNS)
+    with site.ws() as ws:
+        ws.runs.claim(run.ulid)
+        index = ws.memory().folder / "runs.sqlite"
+    stale = site.git("commit-tree", "-p", RUNS, "-m", "beside", f"{before}^{{tree}}")
+    site.git("update-ref", RUNS, stale)  # as `git notes` does, which read the notes before
+    index.unlink()
+    with site.ws() as ws:
+        assert ws.runs.get(run.ulid).status == "claimed"
 
 
 # -- plain git beside --------------------------------------------------------------------------------------------------

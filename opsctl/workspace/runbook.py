@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from opsctl.errors import OpsError
 from opsctl.git.command import Git
 from opsctl.leases import Leases, Spent
 from opsctl.models import Approved, Document, Run
-from opsctl.notes import ARCHIVE, NOTE_LIMIT, RUNS, Append, Notes, joined
+from opsctl.notes import ARCHIVE, NOTE_LIMIT, RUNS, Append, Moved, Notes, joined
 from opsctl.runindex import RunIndex
 from opsctl.runrecord import ACTIVE, CLAIMED, EXPIRED, LOST, PENDING, RUNNING, TERMINAL, Event
 from opsctl.workspace.base import Base
@@ -146,11 +146,15 @@ class Runbook:
         event = Event(self.new_ulid(after), run, kind, self._base.now(), facts)
         line = runrecord.format_event(event).encode()
         moved = self.notes.append([Append(commit, (line,), objects)], f"runs: r_{run} {kind}", self._base.who)
-        self._live.wrote(*moved)
+        self._wrote(moved)
 
     def add(self, run: Run, kind: str, facts: dict[str, Any], *, objects: tuple[bytes, ...] = ()) -> None:
         """Add an event to a run that goes on. The caller holds the lock."""
         self.write(run.commit, run.ulid, kind, facts, after=run.last, objects=objects)
+
+    def _wrote(self, moved: Moved) -> None:
+        with suppress(OpsError):  # best effort: the record is the notes
+            self.leases.wrote(*moved)
 
     # -- what nobody ends ---------------------------------------------------------------------------------------
 
@@ -158,13 +162,18 @@ class Runbook:
         """Write down what became of runs whose lease ran out, whose process died, or whose time is over.
 
         Reading must not wait: while another process holds the lock nothing is written, and the next command does it.
+        Where what this machine knows of its workers cannot be used, runs are shown as the record has them.
         """
+        with self._if_free():
+            self._settle_all()
+
+    def _settle_all(self) -> None:
         self._reunite()
         dead = [run for run in self.leases.processes() if not is_held(self.folder, run)]
         fates = {run.ulid: fate for run in self.live.active() if (fate := self._fate(run, dead))}
         if not fates and not dead:
             return
-        with self._if_free(), self._base.store.lock(wait_s=0):
+        with self._base.store.lock(wait_s=0):
             self._settle(fates, dead)
 
     @contextmanager
@@ -182,10 +191,10 @@ class Runbook:
         history and not in its tree. Whoever puts the ref back to an older commit, or removes a note, is left alone.
         """
         tip = self.notes.tip()
-        if tip is None or all(ours == tip for ours, _ in self._live.written()):
+        if tip is None or all(ours == tip for ours, _ in self.leases.written()):
             return
         with self._if_free(), self._base.store.lock(wait_s=0):
-            for ours, base in self._live.written():
+            for ours, base in self.leases.written():
                 tip = self.notes.tip()
                 if tip not in (None, ours):
                     self._bring_back(base, ours, str(tip))
@@ -198,8 +207,8 @@ class Runbook:
             missing = [row for row in self._missing(base, ours, tip) if row.lines or row.kept]
             if missing:
                 moved = self.notes.append(missing, "runs: bring back what was written over", self._base.who)
-                self._live.wrote(*moved)
-        self._live.settled(ours)
+                self._wrote(moved)
+        self.leases.settled(ours)
 
     def _missing(self, base: str | None, ours: str, tip: str) -> Iterator[Append]:
         """What was written between two commits of the notes, as far as a third one, which goes on from it, lacks it."""
@@ -270,7 +279,7 @@ class Runbook:
         texts |= {oid: b"" for part in parts for oid in part.archive.kept if oid not in staying}
         if parts:
             self._archive.append([part.archive for part in parts], "runs: archive", self._base.who)
-            self._live.wrote(*self.notes.rewrite(texts, "runs: archive", self._base.who))
+            self._wrote(self.notes.rewrite(texts, "runs: archive", self._base.who))
         for ulid in gone:
             live_log(self._base.repo.common, ulid).unlink(missing_ok=True)
         return moved
