@@ -10,12 +10,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from conftest import Home, Site
 
-from opsctl import ids, runrecord
+from opsctl import ids, runrecord, runterms
 from opsctl.errors import OpsError
 from opsctl.models import Run, RunSettings, utc
 from opsctl.runterms import Wish
@@ -117,6 +118,39 @@ def test_an_item_whose_time_is_over_is_not_run_and_a_waiting_run_of_it_expires(s
         refused("expired", ws.runs.create, item, CLAIM)
         assert ws.runs.get(run.ulid).status == "expired"
         refused("run_ended", ws.runs.claim, run.ulid)
+
+
+def test_work_that_began_in_time_may_be_reported_after_it(site: Site) -> None:
+    end = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+    run = made(site, approved(site, not_after=utc(end)))
+    machine = Machine(site)
+    with machine.ws() as ws:
+        token = ws.runs.claim(run.ulid, seconds=7200).token
+    machine.passes(3700)
+    with machine.ws() as ws:
+        ended = ws.runs.report(run.ulid, token, status="done", result=b"kept\n")
+        assert ended.status == "done"
+        assert ws.runs.output(ended) == b"kept\n"
+        ws.approvals.revoke(run.item, "no")
+
+
+def test_a_confirmation_from_the_future_says_nothing_about_its_age(site: Site) -> None:
+    now = datetime.now(UTC)
+    with site.ws() as ws:
+        policy = replace(ws.gate().policy, max_staleness="7d")
+    runterms.check_fresh(policy, now + timedelta(minutes=2), now)
+    refused("stale_tip", runterms.check_fresh, policy, now + timedelta(days=300), now)
+
+
+def test_a_base_that_was_not_fetched_is_no_damage(site: Site) -> None:
+    base = site.git("commit-tree", "-m", "aside", "main^{tree}")
+    site.git("branch", "aside", base)
+    item = approved(site, base="aside", executor="claim")
+    site.git("branch", "-q", "-D", "aside")
+    (site.path / ".git" / "objects" / base[:2] / base[2:]).unlink()
+    with site.ws() as ws:
+        error = refused("stale_base", ws.runs.create, item, Wish())
+        assert "git fetch" in (error.hint or "")
 
 
 def test_a_tip_that_no_remote_confirmed_lately_is_not_run_where_the_policy_says_so(site: Site, home: Home) -> None:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from opsctl.models import Run
 
 _COLOURS = {"done": "green", "error": "red", "lost": "red", "cancelled": "dim", "expired": "dim", "running": "yellow"}
-_RESULT_LIMIT = 4 * 1024 * 1024
 _POLL_S = 0.3
 
 
@@ -197,8 +196,10 @@ def _agents(group: typer.Typer) -> None:
         ] = None,
     ) -> None:
         """Report on a claimed run. Every report renews the lease."""
+        from opsctl.workspace.runs import RESULT_LIMIT
+
         secret = sys.stdin.readline().strip() if token == "-" else token  # noqa: S105
-        data = read_file(result, limit=_RESULT_LIMIT) if result else None
+        data = read_file(result, limit=RESULT_LIMIT) if result else None
         runs = session.workspace.runs
         run = runs.report(runs.resolve(identifier), secret, status=status, message=_line(message), result=data)
         if session.as_json:

@@ -13,7 +13,7 @@ from typing import Any
 from opsctl import ids, runrecord, runterms
 from opsctl.errors import OpsError
 from opsctl.executors.clone import changed_paths
-from opsctl.executors.output import Output
+from opsctl.executors.output import KEPT, Output
 from opsctl.git.command import Git
 from opsctl.gitobject import BLOB, object_id
 from opsctl.leases import LONGEST_S, SHORTEST_S
@@ -28,8 +28,8 @@ from opsctl.workspace.desk import Desk
 from opsctl.workspace.hold import Hold
 from opsctl.workspace.runbook import Runbook, live_log, unknown
 
-RESULT_LIMIT = 4 * 1024 * 1024
-"""Bytes of a result that a worker may hand in."""
+RESULT_LIMIT = 2 * KEPT
+"""Bytes of a result that a worker may hand in: all of it is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +187,8 @@ class Runs:
     def _check_base(self, terms: Terms, *, at_base: bool) -> None:
         target = terms.target
         if target.base and not self._repo.exists(target.base):
-            raise OpsError("corrupt_object", f"the base {target.base} is not in this clone", hint="git fetch")
+            hint = "git fetch, or fetch the branch that it was drafted on"
+            raise OpsError("stale_base", f"the base {target.base} is not in this clone", hint=hint)
         tip = self._repo.resolve(target.branch) if target.branch else None
         if at_base or not target.base or tip is None or tip == target.base:
             return
@@ -221,14 +222,14 @@ class Runs:
         with self._base.store.lock():
             run = self._claimable(ulid)
             self._may_start(run)
-            token = self._book.leases.grant(run.ulid, seconds, run.attempt)
+            token = self._book.leases.grant(run.ulid, seconds)
             facts = {"holder": holder or self._base.who[0], "until": self._until(seconds)}
             self._book.add(run, CLAIMED, facts | {"clone": self._book.clone})
         return Claimed(self._book.run(run.ulid), token)
 
     def _may_start(self, run: Run) -> None:
         """Notes are anybody's claims: what they ask for is held against the approved bytes, as if it was made now."""
-        approved = self._still_allowed(run)
+        approved = self._still_allowed(run, starting=True)
         document, policy = approved.document, self._desk.now.require_gate().policy
         self._check_fresh()
         runterms.terms(document, policy, Wish(run.executor, run.runner), default_runner=None)
@@ -256,11 +257,15 @@ class Runs:
             raise OpsError("run_active", f"r_{ulid} is {run.status} by {run.holder}", hint=hint)
         return run
 
-    def _still_allowed(self, run: Run) -> Approved:
-        """The item as it is approved now, which must be what the run was made for; else the run ends here."""
+    def _still_allowed(self, run: Run, *, starting: bool = False) -> Approved:
+        """The item as it is approved now, which must be what the run was made for; else the run ends here.
+
+        The time that a file names is the last one to start at: work that began in time may be reported later.
+        """
         try:
             approved = self.approved(run.item)
-            runterms.check_time(approved.document, self._base.now())
+            if starting:
+                runterms.check_time(approved.document, self._base.now())
             if (approved.decision.digest, approved.decision.commit) != (run.digest, run.commit):
                 raise OpsError("revoked", f"a_{run.item} is not what r_{run.ulid} was made for")
         except OpsError as error:
