@@ -114,8 +114,7 @@ class Notes:
 
         def edits(tree: str | None) -> dict[str, Entry | None]:
             return {
-                self._place(tree, target): self._store.file(text) if text else None
-                for target, text in texts.items()
+                self._place(tree, target): self._store.file(text) if text else None for target, text in texts.items()
             }
 
         return self._change(edits, reason, who)

@@ -28,6 +28,7 @@ class Wish:
     runner: str | None = None
     at_base: bool = False
     as_draft: bool = False
+    sandbox: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

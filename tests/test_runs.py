@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -194,6 +195,41 @@ def test_runs_of_the_notes_count_where_this_machine_has_made_none(site: Site) ->
     made(site, item)
     with site.ws() as ws:
         refused("used_up", ws.runs.create, item, CLAIM)
+
+
+def test_a_run_that_this_machine_cannot_carry_out_is_not_made_and_uses_nothing_up(site: Site, home: Home) -> None:
+    item, asked = approved(site, max_runs=1), approved(site, max_runs=1, executor="provider")
+    site.ok("runner", "add", "online", "--network", "--", sys.executable, "-c", AGENT)
+    for name, options, says in (
+        (item, ("--runner", "online", "--sandbox"), ""),
+        (item, ("--runner", "absent"), "no runner"),
+        (asked, (), "provider"),
+    ):
+        done = site.cli("run", f"a_{name}", *options)
+        assert done.returncode not in (0, 9), done
+        assert says in done.stderr
+    assert site.json("runs", "list") == []
+    runner(site)
+    assert site.cli("run", f"a_{item}", "--runner", "tiny").returncode == 0
+
+
+def test_the_lock_is_not_held_while_a_base_is_looked_at(site: Site) -> None:
+    item = approved(site, base="main", executor="claim")
+    site.git("commit", "-q", "--allow-empty", "-m", "on")
+    beside = site.path.parent / "shim"
+    beside.mkdir()
+    lock = site.path / ".git"
+    real = shutil.which("git")
+    (beside / "git").write_text(
+        f'#!/bin/sh\ncase "$*" in *diff*) ls -R {lock}/opsctl >> {beside}/seen; '
+        f"{sys.executable} -c 'import sys; from opsctl.git.lock import RepoLock; from pathlib import Path; "
+        f'RepoLock(Path(sys.argv[1]), wait_s=0).__enter__(); print("free")\' {lock} >> {beside}/seen 2>&1;; esac\n'
+        f'exec {real} "$@"\n'
+    )
+    (beside / "git").chmod(0o755)
+    env = {"PATH": f"{beside}:{site.home.environ['PATH']}", "OPSCTL_LOCK_WAIT": "1"}
+    site.ok("run", f"a_{item}", "--executor", "claim", env=env)
+    assert "free" in (beside / "seen").read_text()
 
 
 def test_one_active_run_an_item_unless_it_says_otherwise(site: Site) -> None:

@@ -175,6 +175,7 @@ class Runbook:
             return
         with self._base.store.lock(wait_s=0):
             self._settle(fates, dead)
+        sweep(self._base.places.clones(self._base.repo.common), self.folder)  # may take long: not under the lock
 
     @contextmanager
     def _if_free(self) -> Iterator[None]:
@@ -231,7 +232,6 @@ class Runbook:
                 self.add(run, status, {"message": message})
         for ulid in {*fates, *dead}:
             self.leases.forget(ulid)
-        sweep(self._base.places.clones(self._base.repo.common), self.folder)
 
     def _fate(self, run: Run, dead: list[str]) -> tuple[str, str] | None:
         ours = run.clone == self.clone

@@ -23,6 +23,7 @@ from opsctl.runners import load
 from opsctl.runrecord import ACTIVE, CANCELLED, CLAIMED, DONE, ERROR, EXPIRED, PENDING, RUNNING, TERMINAL
 from opsctl.runterms import Terms, Wish
 from opsctl.secretscan import redact
+from opsctl.workspace import readiness
 from opsctl.workspace.base import Base
 from opsctl.workspace.desk import Desk
 from opsctl.workspace.hold import Hold
@@ -101,11 +102,19 @@ class Runs:
         request = _request(item, wish, retry)
         self._check_key(key)
         self._book.settle()
+        before = self._with_key(key, request)
+        if before:
+            return before, None
+        looked_at = self._looked_at(item, wish)
         with self._base.store.lock():
             before = self._with_key(key, request)
             if before:
                 return before, None
             approved, terms = self._allowed(item, wish)
+            if terms != looked_at:
+                raise OpsError("ref_conflict", "what is allowed changed meanwhile", hint="run the command again")
+            runterms.check_count(approved.document, self._book.made(approved.document))
+            runterms.check_active(approved.document, self._book.of_item(item))
             ulid = self._book.new_ulid()
             facts = {
                 "item": f"a_{item}",
@@ -154,13 +163,16 @@ class Runs:
         self._check_fresh()
         runterms.check_time(document, self._base.now())
         terms = runterms.terms(document, policy, wish, default_runner=load(self._base.places).chosen)
-        runterms.check_count(document, self._book.made(document))
-        runterms.check_active(document, self._book.of_item(item))
-        if terms.executor == "exec":
-            load(self._base.places).get(terms.runner)
+        return approved, terms
+
+    def _looked_at(self, item: str, wish: Wish) -> Terms:
+        """What takes its time, before the lock: whether this machine can do it, and how far its branch has moved."""
+        approved, terms = self._allowed(item, wish)
+        runterms.check_count(approved.document, self._book.made(approved.document))
+        readiness.check(self._base, terms, wish.sandbox)
         if terms.executor != "provider":
             self._check_base(terms, at_base=wish.at_base)
-        return approved, terms
+        return terms
 
     def approved(self, item: str) -> Approved:
         """The approved item, verified now. Raises `not_approved`, `revoked`, `unknown_id`, or what closes the gate."""
