@@ -1016,21 +1016,27 @@ def test_a_remotes_note_that_cannot_be_united_is_left_alone_and_stops_no_sync(
         assert ws.is_approved(item)
 
 
-def test_notes_are_united_under_the_lock(clones: tuple[Site, Site]) -> None:
+def test_notes_are_united_under_the_lock(clones: tuple[Site, Site], home: Home) -> None:
     one, two = clones
     for site in clones:
         made(site, only(site).item)
     one.ok("sync")
-    with two.ws() as ws:
-        ws.syncing._union.drafts("refs/opsctl/origin/")
-        two.git("fetch", "-q", "origin", f"+{RUNS}:refs/opsctl/origin/notes/runs")
-        before = two.git("rev-parse", RUNS)
-        ws.store._wait_s = 0.1
-        with two.ws() as other, other.store.lock():
-            refused("lock_busy", ws.syncing._union.notes, "refs/opsctl/origin/")
-        assert two.git("rev-parse", RUNS) == before
-        ws.syncing._union.notes("refs/opsctl/origin/")
+    before = two.git("rev-parse", RUNS)
+    shim = home.path / "shim"
+    shim.mkdir()
+    probe = (
+        "import sys; from pathlib import Path; from opsctl.git.lock import RepoLock; "
+        "RepoLock(Path(sys.argv[1]), wait_s=0).__enter__()"
+    )
+    (shim / "git").write_text(
+        f"#!/bin/sh\ncase \"$*\" in *cat_sort_uniq*) {sys.executable} -c '{probe}' {two.path}/.git "
+        f'>> {shim}/seen 2>&1 && echo free >> {shim}/seen;; esac\nexec {shutil.which("git")} "$@"\n'
+    )
+    (shim / "git").chmod(0o755)
+    two.ok("sync", env={"PATH": f"{shim}:{home.environ['PATH']}"})
     assert two.git("rev-parse", RUNS) != before
+    assert "lock_busy" in (shim / "seen").read_text() or "OpsError" in (shim / "seen").read_text()
+    assert "free" not in (shim / "seen").read_text()
 
 
 # -- looking -----------------------------------------------------------------------------------------------------------

@@ -261,7 +261,7 @@ class Union:
     def _unite_notes(self, ref: str, mirror: Mirror) -> None:
         ours, theirs = self._repo.ref(ref), mirror.ref(ref)
         if theirs is None or ours == theirs:
-            return
+            return None
         base = self._merge_base(ours, theirs) if ours and self._is_history(theirs) else None
         if not all(is_record(self._repo, old, theirs) for old in {ours, base}):
             return self._leave(ref, "is no record of runs")
@@ -271,6 +271,7 @@ class Union:
                 self._store.move(ref, None, theirs, "opsctl: sync")
             elif not self._is_ancestor(theirs, ours):
                 self._merge_notes(ref, mirror.copy(ref))
+        return None
 
     def _is_history(self, oid: str) -> bool:
         try:
