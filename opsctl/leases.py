@@ -22,10 +22,15 @@ from opsctl.errors import OpsError
 SHORTEST_S, LONGEST_S = 5, 86400
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS lease (
-    run TEXT PRIMARY KEY, hash TEXT, seconds REAL, boot TEXT, up REAL, wall REAL, generation INTEGER) WITHOUT ROWID;
+    run TEXT PRIMARY KEY, hash TEXT, seconds REAL, boot TEXT, up REAL, wall REAL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS process (run TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS written (tip TEXT PRIMARY KEY, base TEXT, length INTEGER) WITHOUT ROWID;
 """
+_LEASE = "run, hash, seconds, boot, up, wall"
 _SPENT = "CREATE TABLE IF NOT EXISTS spent (item TEXT, run TEXT, PRIMARY KEY (item, run)) WITHOUT ROWID;"
+_LATELY = 20
+"""Writes during which a plain `git notes` may have been under way."""
+
 Uptime = Callable[[], tuple[str, float]]
 
 
@@ -44,7 +49,6 @@ class Lease:
 
     run: str
     seconds: float
-    generation: int
     ended: bool
 
 
@@ -101,12 +105,12 @@ class Leases(_Local):
 
     # -- leases of outside agents -------------------------------------------------------------------------------
 
-    def grant(self, run: str, seconds: float, generation: int) -> str:
+    def grant(self, run: str, seconds: float) -> str:
         """A new token for a run, in place of any other. It is not kept and cannot be shown again."""
         token = "opsctl_lease_" + secrets.token_urlsafe(32)
         with self._guarded() as database:
-            row = (run, _hash(token), seconds, *self._end(seconds), generation)
-            database.execute("INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+            row = (run, _hash(token), seconds, *self._end(seconds))
+            database.execute(f"INSERT OR REPLACE INTO lease ({_LEASE}) VALUES (?, ?, ?, ?, ?, ?)", row)  # noqa: S608
         return token
 
     def holds(self, run: str, token: str) -> bool:
@@ -127,14 +131,14 @@ class Leases(_Local):
     def find(self, run: str) -> Lease | None:
         """The lease of a run that was given on this machine."""
         with self._guarded() as database:
-            query = "SELECT seconds, boot, up, wall, generation FROM lease WHERE run = ?"
+            query = "SELECT seconds, boot, up, wall FROM lease WHERE run = ?"
             row = database.execute(query, (run,)).fetchone()
         if row is None:
             return None
-        seconds, boot, up, wall, generation = row
+        seconds, boot, up, wall = row
         here, since = self._uptime()
         ended = since >= up if boot and boot == here else self._now().timestamp() >= wall
-        return Lease(run, seconds, generation, ended)
+        return Lease(run, seconds, ended)
 
     def _end(self, seconds: float) -> tuple[str, float, float]:
         boot, since = self._uptime()
@@ -157,6 +161,27 @@ class Leases(_Local):
         with self._guarded() as database:
             database.execute("DELETE FROM process WHERE run = ?", (run,))
             database.execute("DELETE FROM lease WHERE run = ?", (run,))
+
+    # -- what this machine wrote into the record ----------------------------------------------------------------
+
+    def written(self) -> list[tuple[str, str | None]]:
+        """Commits of the notes that this clone wrote one on the other lately: the last, and what the first stood on."""
+        with self._guarded() as database:
+            return [(tip, base) for tip, base in database.execute("SELECT tip, base FROM written")]
+
+    def wrote(self, old: str | None, new: str) -> None:
+        """Remember such a commit."""
+        with self._guarded() as database, database:
+            database.execute("BEGIN IMMEDIATE")
+            known = database.execute("SELECT base, length FROM written WHERE tip = ?", (old,)).fetchone()
+            base, length = known if known and known[1] < _LATELY else (old, 0)
+            database.execute("DELETE FROM written WHERE tip = ?", (old,))
+            database.execute("INSERT OR REPLACE INTO written VALUES (?, ?, ?)", (new, base, length + 1))
+
+    def settled(self, tip: str) -> None:
+        """What that commit wrote is in the record."""
+        with self._guarded() as database:
+            database.execute("DELETE FROM written WHERE tip = ?", (tip,))
 
 
 def _hash(token: str) -> str:

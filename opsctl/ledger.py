@@ -198,6 +198,16 @@ class Ledger:
         for (data,) in self._rows(query, values):
             yield _unpacked(data)
 
+    def decision(self, oid: str, upto: int) -> Decision | None:
+        """What a commit of the chain up to a position decided."""
+        row = self._first("SELECT data FROM chain WHERE oid = ? AND position <= ?", (oid, upto))
+        return _unpacked(row[0]) if row else None
+
+    def approvals(self, after: int, upto: int) -> list[str]:
+        """The commits that approve an item, past one position up to another."""
+        query = "SELECT oid FROM chain WHERE kind = 'approve' AND position > ? AND position <= ?"
+        return [row[0] for row in self._rows(query, (after, upto))]
+
     def ulids(self, upto: int, part: str | None = None) -> list[str]:
         """The ids that were ever approved; only those that a part begins or ends, if it is given."""
         query, values = "SELECT DISTINCT ulid FROM chain WHERE kind = 'approve' AND position <= ?", [str(upto)]

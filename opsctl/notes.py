@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 from opsctl.errors import OpsError
 from opsctl.gitobject import BLOB, FILE, Entry
-from opsctl.message import MalformedMessage, parse_trailers
 from opsctl.store import NOTES, Store
 from opsctl.treediff import Changes, TooManyChanges, diff, lookup
 
 RUNS, ARCHIVE = NOTES + "runs", NOTES + "runs-archive"
+KNOWN = (RUNS, ARCHIVE)
 NOTE_LIMIT = 32 * 1024 * 1024
 """Bytes of one note, which holds all runs of one approval that are not archived yet."""
 
@@ -32,11 +32,12 @@ _Edits = Callable[[str | None], dict[str, Entry | None]]
 
 
 class Append(NamedTuple):
-    """Lines for the note of one object; `objects` are blobs that the notes shall keep alive."""
+    """Lines for the note of one object; the notes shall keep blobs alive: new ones, and some that are here already."""
 
     target: str
-    lines: tuple[str, ...]
+    lines: tuple[bytes, ...]
     objects: tuple[bytes, ...] = ()
+    kept: tuple[str, ...] = ()
 
 
 class Moved(NamedTuple):
@@ -62,34 +63,30 @@ class Notes:
         """The tree of a commit of the notes."""
         return self._repo.commit(tip).tree if tip else None
 
-    def read(self, target: str, tip: str | None = None) -> str:
-        """The note on an object; empty where there is none. Bytes that are not UTF-8 are replaced."""
-        tree = self.tree(tip or self.tip())
-        entry = lookup(self._repo, tree, self._place(tree, target)) if tree else None
-        return self._text(entry) if entry else ""
+    def read(self, target: str, tip: str | None = None) -> bytes:
+        """The note on an object; empty where there is none. It is as its writers left it: not all of it is ours."""
+        entry = self._entry(self.tree(tip or self.tip()), target)
+        return self.text(entry.oid) if entry else b""
 
-    def text(self, blob: str) -> str:
+    def text(self, blob: str) -> bytes:
         """A note by its blob."""
-        return self._text(Entry(FILE, blob))
+        return self._repo.read(blob, BLOB, limit=NOTE_LIMIT)
 
-    def _text(self, entry: Entry) -> str:
-        return self._repo.read(entry.oid, BLOB, limit=NOTE_LIMIT).decode("utf-8", "replace")
+    def _entry(self, tree: str | None, target: str) -> Entry | None:
+        return lookup(self._repo, tree, self._place(tree, target)) if tree else None
 
-    def is_there(self, target: str) -> bool:
-        """True where the annotated object is in this clone."""
-        return self._repo.exists(target)
+    def keeps(self, oid: str) -> bool:
+        """True if the notes keep a blob alive, which is here: it is annotated with itself."""
+        entry = self._entry(self.tree(self.tip()), oid)
+        return entry == Entry(FILE, oid) and self.is_blob(oid)
 
-    def is_about(self, target: str, item: str, digest: str) -> bool:
-        """True where the annotated object is a commit that says of itself that it approves just these bytes.
-
-        Runs of an item stand on its approval; the same written on any other object is nobody's record (ID-12).
-        """
+    def is_blob(self, oid: str) -> bool:
+        """True for a blob of this clone of the size of a note."""
         try:
-            trailers = parse_trailers(self._repo.commit(target).message)
-        except (OpsError, MalformedMessage):
+            self.text(oid)
+        except OpsError:
             return False
-        said = (trailers.get("Ops-Kind"), trailers.get("Ops-Id"), trailers.get("Ops-Digest"))
-        return said == ("approve", item, digest)
+        return True
 
     def changes(self, old: str | None, new: str | None) -> Iterator[tuple[str, str | None]]:
         """What differs between two commits of the notes: the annotated object, and its note's blob (None: gone)."""
@@ -112,13 +109,12 @@ class Notes:
         rows = list(items)
         return self._change(lambda tree: self._appended(tree, rows), reason, who)
 
-    def rewrite(self, texts: Mapping[str, str], reason: str, who: tuple[str, str]) -> Moved:
+    def rewrite(self, texts: Mapping[str, bytes], reason: str, who: tuple[str, str]) -> Moved:
         """Replace notes by other texts; an empty text removes the note. The caller holds the lock."""
 
         def edits(tree: str | None) -> dict[str, Entry | None]:
             return {
-                self._place(tree, target): self._store.file(text.encode()) if text else None
-                for target, text in texts.items()
+                self._place(tree, target): self._store.file(text) if text else None for target, text in texts.items()
             }
 
         return self._change(edits, reason, who)
@@ -151,13 +147,16 @@ class Notes:
             for data in row.objects:
                 kept = self._store.file(data)
                 edits[self._place(tree, kept.oid)] = kept  # a note on the object itself: git keeps and merges it
+            edits |= {self._place(tree, oid): Entry(FILE, oid) for oid in row.kept}
             if not row.lines:
                 continue
             place = self._place(tree, row.target)
             before = edits.get(place) or (lookup(self._repo, tree, place) if tree else None)
-            text = self._text(before) if before else ""
-            text += "" if text.endswith("\n") or not text else "\n"
-            edits[place] = self._store.file((text + "".join(f"{line}\n" for line in row.lines)).encode())
+            text = joined(self.text(before.oid) if before else b"", row.lines)
+            if len(text) > NOTE_LIMIT:
+                hint = f"git notes --ref={self._ref} show {row.target}; opsctl prune archives runs that have ended"
+                raise OpsError("too_large", f"the note on {row.target} has more than {NOTE_LIMIT:,} bytes", hint=hint)
+            edits[place] = self._store.file(text)
         return edits
 
     def _place(self, tree: str | None, target: str) -> str:
@@ -175,3 +174,9 @@ class Notes:
             else:
                 break
         return f"{folder}{rest[:2]}/{rest[2:]}"
+
+
+def joined(text: bytes, lines: Iterable[bytes]) -> bytes:
+    """A note with more lines."""
+    text += b"" if text.endswith(b"\n") or not text else b"\n"
+    return text + b"".join(line + b"\n" for line in lines)

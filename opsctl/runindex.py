@@ -10,19 +10,18 @@ import contextlib
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from opsctl import runrecord
 from opsctl.errors import OpsError
 from opsctl.models import Run
 from opsctl.notes import Notes
 
-_LAYOUT = 2
+_LAYOUT = 4
 _SCHEMA = f"""
 DROP TABLE IF EXISTS about; DROP TABLE IF EXISTS run; DROP TABLE IF EXISTS homeless;
 DROP TABLE IF EXISTS written;
-CREATE TABLE about (tip TEXT);
-CREATE TABLE written (tip TEXT PRIMARY KEY, base TEXT, length INTEGER) WITHOUT ROWID;
+CREATE TABLE about (tip TEXT, chain TEXT);
 CREATE TABLE homeless (note TEXT PRIMARY KEY, blob TEXT) WITHOUT ROWID;
 CREATE TABLE run (
     ulid TEXT, note TEXT, item TEXT, status TEXT, executor TEXT, key TEXT, tail TEXT, lines TEXT,
@@ -38,32 +37,53 @@ PRAGMA user_version = {_LAYOUT};
 _ORDER = "ORDER BY ulid DESC"
 _TRIES = 8
 _TAIL = 4
-_LATELY = 20
-"""Writes during which a plain `git notes` may have been under way."""
+_NOWHERE = ":memory:"
 
+_Seen = tuple[str | None, str]
 _Row = tuple[str, str, str, str, str, str | None, str, str]
+
+
+class Approvals(Protocol):
+    """The verified chain, as far as an index of runs asks for it."""
+
+    def tip(self) -> str:
+        """Up to which commit it is verified; empty where nothing is."""
+
+    def approves(self, commit: str) -> tuple[str, str] | None:
+        """The item and the digest that a commit of the chain approves; None for anything else."""
+
+    def since(self, tip: str) -> list[str]:
+        """The approvals past a commit of the chain; all of them where that is none."""
 
 
 class RunIndex:
     """The runs of one notes ref."""
 
-    def __init__(self, path: Path, notes: Notes) -> None:
+    def __init__(self, path: Path, notes: Notes, approvals: Approvals) -> None:
         """Open the index; where the file cannot be used, this process keeps one of its own."""
         self._notes = notes
+        self._approvals = approvals
+        self._path = path
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._database = _connected(str(path))
-            self._prepare()
-        except (sqlite3.Error, OSError):
-            self._start_over()
+            self._open(str(path))
+        except (sqlite3.Error, OSError) as error:
+            self._start_over(error)
 
-    def _prepare(self) -> None:
+    def _open(self, name: str) -> None:
+        if name != _NOWHERE:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._database = _connected(name)
         if self._database.execute("PRAGMA user_version").fetchone()[0] != _LAYOUT:
             self._database.executescript(_SCHEMA)
 
-    def _start_over(self) -> None:
-        self._database = _connected(":memory:")
-        self._prepare()
+    def _start_over(self, error: Exception | None = None) -> None:
+        """A damaged file is made anew; where it is merely in use, or the disk is full, this process goes on alone."""
+        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+            with contextlib.suppress(sqlite3.Error, OSError):
+                for ending in ("", "-wal", "-shm"):
+                    self._path.with_name(self._path.name + ending).unlink(missing_ok=True)
+                return self._open(str(self._path))
+        return self._open(_NOWHERE)
 
     def follow(self) -> None:
         """Take in what changed since the last time."""
@@ -71,55 +91,41 @@ class RunIndex:
             try:
                 if self._followed():
                     return
-            except sqlite3.Error:  # a damaged file, or a disk without room
-                self._start_over()
+            except sqlite3.Error as error:  # a damaged file, or a disk without room
+                self._start_over(error)
         self._start_over()  # others never stop changing it
         self._followed()
 
-    def written(self) -> list[tuple[str, str | None]]:
-        """Commits of the notes that this clone wrote one on the other lately: the last, and what the first stood on."""
-        return [(tip, base) for tip, base in self._ask("SELECT tip, base FROM written")]
-
-    def wrote(self, old: str | None, new: str) -> None:
-        """Remember such a commit. Best effort: the record is the notes."""
-        with contextlib.suppress(sqlite3.Error), self._database:
-            self._database.execute("BEGIN IMMEDIATE")
-            known = self._database.execute("SELECT base, length FROM written WHERE tip = ?", (old,)).fetchone()
-            base, length = known if known and known[1] < _LATELY else (old, 0)
-            self._database.execute("DELETE FROM written WHERE tip = ?", (old,))
-            self._database.execute("INSERT OR REPLACE INTO written VALUES (?, ?, ?)", (new, base, length + 1))
-
-    def settled(self, tip: str) -> None:
-        """What that commit wrote is in the record."""
-        with contextlib.suppress(sqlite3.Error), self._database:
-            self._database.execute("DELETE FROM written WHERE tip = ?", (tip,))
-
     def _followed(self) -> bool:
         """False where another process changed the index at the same time."""
-        tip = self._notes.tip()
-        row = self._database.execute("SELECT tip FROM about").fetchone()
-        if row and row[0] == tip:
-            return self._housed()
+        tip, chain = self._notes.tip(), self._approvals.tip()
+        row = self._database.execute("SELECT tip, chain FROM about").fetchone()
+        if row and row[1] != chain and not self._house(row, chain):
+            return False
+        seen = (row[0], chain) if row else None
+        if seen == (tip, chain):
+            return True
         try:
-            return self._take(row, row[0] if row else None, tip)
+            return self._take(seen, seen[0] if seen else None, tip)
         except OpsError as error:  # the commit that was indexed last is gone
-            if error.code != "corrupt_object" or row is None:
+            if error.code != "corrupt_object" or seen is None:
                 raise
-            return self._take(row, None, tip)
+            return self._take(seen, None, tip)
 
-    def _take(self, seen: tuple[str | None] | None, old: str | None, new: str | None) -> bool:
+    def _take(self, seen: _Seen | None, old: str | None, new: str | None) -> bool:
+        chain = seen[1] if seen else self._approvals.tip()
         changed = [(target, blob) for target, blob in self._notes.changes(old, new) if blob != target]
         rows, homeless = self._read(changed)
         with self._database:
             self._database.execute("BEGIN IMMEDIATE")
-            if self._database.execute("SELECT tip FROM about").fetchone() != seen:
+            if self._database.execute("SELECT tip, chain FROM about").fetchone() != seen:
                 return False
             if old is None:
                 self._database.execute("DELETE FROM run")
                 self._database.execute("DELETE FROM homeless")
             self._put([target for target, _ in changed], rows, homeless)
             self._database.execute("DELETE FROM about")
-            self._database.execute("INSERT INTO about VALUES (?)", (new,))
+            self._database.execute("INSERT INTO about VALUES (?, ?)", (new, chain))
         return True
 
     def _put(self, notes: list[str], rows: list[_Row], homeless: list[tuple[str, str]]) -> None:
@@ -128,36 +134,43 @@ class RunIndex:
         self._database.executemany("INSERT OR REPLACE INTO run VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
         self._database.executemany("INSERT OR REPLACE INTO homeless VALUES (?, ?)", homeless)
 
-    def _housed(self) -> bool:
-        """Notes on approvals that were not here yet: some may have come. Always True."""
-        waiting = self._database.execute("SELECT note, blob FROM homeless LIMIT 100").fetchall()
-        come = [(note, blob) for note, blob in waiting if self._notes.is_there(note)]
-        if come:
-            rows, homeless = self._read(come)
-            with self._database:
-                self._database.execute("BEGIN IMMEDIATE")
-                self._put([note for note, _ in come], rows, homeless)
+    def _house(self, seen: _Seen, chain: str) -> bool:
+        """Approvals that have come into the chain may have been waited for. False as `_followed`."""
+        query = "SELECT note, blob FROM homeless WHERE note = ?"
+        come = [row for note in self._approvals.since(seen[1]) for row in self._database.execute(query, (note,))]
+        rows, homeless = self._read(come)
+        with self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            if self._database.execute("SELECT tip, chain FROM about").fetchone() != seen:
+                return False
+            self._put([note for note, _ in come], rows, homeless)
+            self._database.execute("UPDATE about SET chain = ?", (chain,))
         return True
 
     def _read(self, changed: Iterable[tuple[str, str | None]]) -> tuple[list[_Row], list[tuple[str, str]]]:
-        """The rows of notes; and the notes whose approval is not here."""
+        """The rows of notes on approvals; and the notes on anything else, which may be one that is to come.
+
+        Runs of an item stand on its approval, a commit of the verified chain: whatever another commit says of itself,
+        what is written on it is nobody's record (ID-12).
+        """
         rows: list[_Row] = []
         homeless: list[tuple[str, str]] = []
         for target, blob in changed:
-            if blob and self._notes.is_there(target):
-                rows += self._rows(target, blob)
+            approved = self._approvals.approves(target) if blob else None
+            if blob and approved:
+                rows += self._rows(target, blob, approved)
             elif blob:
                 homeless.append((target, blob))
         return rows, homeless
 
-    def _rows(self, target: str, blob: str) -> Iterator[_Row]:
+    def _rows(self, target: str, blob: str, approved: tuple[str, str]) -> Iterator[_Row]:
         try:
-            text = self._notes.text(blob)
+            text = self._notes.text(blob).decode("utf-8", "replace")
         except OpsError:  # too large, missing, or no file: that note, and no other
             return
         for ulid, events in runrecord.parse_note(text).items():
             run = runrecord.fold(events, target)
-            if run and self._notes.is_about(target, run.item, run.digest):
+            if run and (run.item, run.digest) == approved:
                 lines = "\n".join(map(runrecord.format_event, events))
                 yield ulid, target, run.item, run.status, run.executor, run.key, ulid[-_TAIL:], lines
 
@@ -205,8 +218,8 @@ class RunIndex:
     def _ask(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         try:
             return self._database.execute(query, values).fetchall()
-        except sqlite3.Error:  # a file that is damaged further in
-            self._start_over()
+        except sqlite3.Error as error:  # a file that is damaged further in
+            self._start_over(error)
             self.follow()
             return self._database.execute(query, values).fetchall()
 

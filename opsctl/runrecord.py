@@ -29,6 +29,9 @@ LINE_LIMIT = 16 * 1024
 TEXT_LIMIT = 2000
 """Characters of a message; a longer one is cut when it is written."""
 
+_MOST = 200
+"""Texts in a list."""
+
 _OID = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _REF = re.compile(r"refs/heads/ops/runs/r_[0-9A-Z]{26}")
@@ -72,8 +75,8 @@ def _short(value: Any, room: int) -> Any:
         for one in value:
             rows.append(_short(one, max(room // 4, 50)))
             room -= len(rows[-1])
-            if room < 0:
-                return [*rows[:-1], "…"]
+            if room < 0 or len(rows) > _MOST:
+                return [*rows[: min(len(rows), _MOST) - 1], "…"]
         return rows
     return value
 
@@ -196,7 +199,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_list(value: Any) -> bool:
-    return isinstance(value, list) and len(value) <= 200 and all(_is_text(one) for one in value)
+    return isinstance(value, list) and len(value) <= _MOST and all(_is_text(one) for one in value)
 
 
 def _is_usage(value: Any) -> bool:

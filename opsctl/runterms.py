@@ -13,6 +13,9 @@ from opsctl.runrecord import ACTIVE
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
+_AHEAD = timedelta(minutes=5)
+"""How far ahead a confirmation may lie: a clock was put right; one from further on says nothing about its age."""
+
 TIMEOUT_S = 3600
 """Seconds that a run may take where nobody says otherwise."""
 
@@ -25,6 +28,7 @@ class Wish:
     runner: str | None = None
     at_base: bool = False
     as_draft: bool = False
+    sandbox: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,10 @@ def check_time(document: Document, now: datetime) -> None:
 def check_fresh(policy: Policy, confirmed: datetime | None, now: datetime) -> None:
     """Refuse where the policy wants a tip that a remote confirmed lately. Raises `stale_tip`."""
     longest = policy.max_staleness
-    if not longest or (confirmed and now - confirmed <= timedelta(seconds=int(longest[:-1]) * _SECONDS[longest[-1]])):
+    if not longest:
+        return
+    limit = timedelta(seconds=int(longest[:-1]) * _SECONDS[longest[-1]])
+    if confirmed and -_AHEAD <= now - confirmed <= limit:
         return
     last = f"last at {utc(confirmed)}" if confirmed else "never"
     message = f"a remote must have confirmed what is approved within {longest}; it did {last}"

@@ -138,14 +138,13 @@ def test_a_call_that_fails_ends_the_run_as_error(sh: Shell, chat: Chat, change: 
     assert (again["status"], again["attempt"], again["retry_of"]) == ("done", 2, row["id"])
 
 
-def test_a_configuration_that_is_refused_ends_the_run_before_anything_is_sent(sh: Shell, chat: Chat) -> None:
+def test_a_configuration_that_is_refused_makes_no_run_and_sends_nothing(sh: Shell, chat: Chat) -> None:
     configure(sh.site.home, chat.url, api_key="${LOCAL_API_KEY}", key_host=chat.url.split("/")[2])
     made = item(sh)
     done = sh("run", made, "--executor", "provider")
     assert (done.status, done.out) == (2, "")
-    (row,) = sh.json("runs", "list")
-    assert row["status"] == "error"
-    assert "LOCAL_API_KEY is not set" in row["message"]
+    assert "LOCAL_API_KEY is not set" in done.err
+    assert sh.json("runs", "list") == []
     assert chat.asked == []
 
 

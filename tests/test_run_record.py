@@ -109,6 +109,16 @@ def test_every_line_that_is_written_is_read_again(
     assert format_event(event) == line
 
 
+@given(
+    argv=st.lists(st.text(max_size=3), min_size=150, max_size=450) | st.lists(st.just(""), min_size=300, max_size=3000)
+)
+def test_however_many_arguments_a_program_has_its_line_is_read_again(argv: list[str]) -> None:
+    line = format_event(Event(RUN, RUN, "running", START, {"argv": argv}))
+    event = parse_event(line)
+    assert event is not None
+    assert event.facts["argv"] == argv if len(argv) <= 200 else event.facts["argv"][-1] == "…"
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from conftest import Home, Site
 
-from opsctl import ids, runrecord
+from opsctl import ids, runrecord, runterms
 from opsctl.errors import OpsError
 from opsctl.models import Run, RunSettings, utc
 from opsctl.runterms import Wish
@@ -118,6 +121,39 @@ def test_an_item_whose_time_is_over_is_not_run_and_a_waiting_run_of_it_expires(s
         refused("run_ended", ws.runs.claim, run.ulid)
 
 
+def test_work_that_began_in_time_may_be_reported_after_it(site: Site) -> None:
+    end = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+    run = made(site, approved(site, not_after=utc(end)))
+    machine = Machine(site)
+    with machine.ws() as ws:
+        token = ws.runs.claim(run.ulid, seconds=7200).token
+    machine.passes(3700)
+    with machine.ws() as ws:
+        ended = ws.runs.report(run.ulid, token, status="done", result=b"kept\n")
+        assert ended.status == "done"
+        assert ws.runs.output(ended) == b"kept\n"
+        ws.approvals.revoke(run.item, "no")
+
+
+def test_a_confirmation_from_the_future_says_nothing_about_its_age(site: Site) -> None:
+    now = datetime.now(UTC)
+    with site.ws() as ws:
+        policy = replace(ws.gate().policy, max_staleness="7d")
+    runterms.check_fresh(policy, now + timedelta(minutes=2), now)
+    refused("stale_tip", runterms.check_fresh, policy, now + timedelta(days=300), now)
+
+
+def test_a_base_that_was_not_fetched_is_no_damage(site: Site) -> None:
+    base = site.git("commit-tree", "-m", "aside", "main^{tree}")
+    site.git("branch", "aside", base)
+    item = approved(site, base="aside", executor="claim")
+    site.git("branch", "-q", "-D", "aside")
+    (site.path / ".git" / "objects" / base[:2] / base[2:]).unlink()
+    with site.ws() as ws:
+        error = refused("stale_base", ws.runs.create, item, Wish())
+        assert "git fetch" in (error.hint or "")
+
+
 def test_a_tip_that_no_remote_confirmed_lately_is_not_run_where_the_policy_says_so(site: Site, home: Home) -> None:
     item = approved(site)
     with site.ws() as ws:
@@ -159,6 +195,41 @@ def test_runs_of_the_notes_count_where_this_machine_has_made_none(site: Site) ->
     made(site, item)
     with site.ws() as ws:
         refused("used_up", ws.runs.create, item, CLAIM)
+
+
+def test_a_run_that_this_machine_cannot_carry_out_is_not_made_and_uses_nothing_up(site: Site, home: Home) -> None:
+    item, asked = approved(site, max_runs=1), approved(site, max_runs=1, executor="provider")
+    site.ok("runner", "add", "online", "--network", "--", sys.executable, "-c", AGENT)
+    for name, options, says in (
+        (item, ("--runner", "online", "--sandbox"), ""),
+        (item, ("--runner", "absent"), "no runner"),
+        (asked, (), "provider"),
+    ):
+        done = site.cli("run", f"a_{name}", *options)
+        assert done.returncode not in (0, 9), done
+        assert says in done.stderr
+    assert site.json("runs", "list") == []
+    runner(site)
+    assert site.cli("run", f"a_{item}", "--runner", "tiny").returncode == 0
+
+
+def test_the_lock_is_not_held_while_a_base_is_looked_at(site: Site) -> None:
+    item = approved(site, base="main", executor="claim")
+    site.git("commit", "-q", "--allow-empty", "-m", "on")
+    beside = site.path.parent / "shim"
+    beside.mkdir()
+    lock = site.path / ".git"
+    real = shutil.which("git")
+    (beside / "git").write_text(
+        f'#!/bin/sh\ncase "$*" in *diff*) ls -R {lock}/opsctl >> {beside}/seen; '
+        f"{sys.executable} -c 'import sys; from opsctl.git.lock import RepoLock; from pathlib import Path; "
+        f'RepoLock(Path(sys.argv[1]), wait_s=0).__enter__(); print("free")\' {lock} >> {beside}/seen 2>&1;; esac\n'
+        f'exec {real} "$@"\n'
+    )
+    (beside / "git").chmod(0o755)
+    env = {"PATH": f"{beside}:{site.home.environ['PATH']}", "OPSCTL_LOCK_WAIT": "1"}
+    site.ok("run", f"a_{item}", "--executor", "claim", env=env)
+    assert "free" in (beside / "seen").read_text()
 
 
 def test_one_active_run_an_item_unless_it_says_otherwise(site: Site) -> None:
@@ -524,6 +595,55 @@ def test_id_12_a_run_written_on_another_object_than_its_approval_is_nobodys(site
         assert [(one.ulid, one.commit) for one in ws.runs.page()] == [(run.ulid, run.commit)]
 
 
+def test_id_12_a_commit_that_only_says_that_it_approves_carries_no_run(site: Site) -> None:
+    """An unsigned copy of the approval, message and all, whose id sorts before the true one's."""
+    run = made(site, approved(site))
+    lines = note(site, run.commit).splitlines()
+    message = site.git("log", "-1", "--format=%B", run.commit).encode()
+    for number in range(200):
+        said = f"{number} ".encode() + message
+        copy = site.git("commit-tree", "-p", "main", f"{run.commit}^{{tree}}", stdin=said)
+        if copy < run.commit:
+            break
+    write(site, copy, *lines, line(run.ulid, "cancelled"))
+    write(site, site.git("rev-parse", "ops/drafts"), *lines, line(run.ulid, "cancelled"))
+    with site.ws() as ws:
+        assert [(one.ulid, one.status, one.commit) for one in ws.runs.page()] == [(run.ulid, "pending", run.commit)]
+        assert ws.runs.report(run.ulid, ws.runs.claim(run.ulid).token, status="done").status == "done"
+
+
+def test_a_run_on_an_approval_that_is_here_and_not_on_the_branch_yet_waits(site: Site) -> None:
+    first = made(site, approved(site))
+    before = site.tip()
+    run = made(site, approved(site))
+    with site.ws() as ws:
+        folder = ws.memory().folder
+    after = site.tip()
+    for file in folder.iterdir():
+        if file.is_file():
+            file.unlink()
+    site.git("update-ref", "refs/heads/ops/approved", before)
+    with site.ws() as ws:
+        assert [one.ulid for one in ws.runs.page()] == [first.ulid]
+        site.git("update-ref", "refs/heads/ops/approved", after)
+        assert {one.ulid for one in ws.runs.page()} == {first.ulid, run.ulid}
+
+
+def test_notes_on_a_thousand_strangers_commits_keep_no_run_waiting(clones: tuple[Site, Site]) -> None:
+    one, two = clones
+    run = made(one, approved(one))
+    two.git("fetch", "-q", str(one.path), f"+{RUNS}:{RUNS}")
+    rows = "".join(f"M 100644 inline 00/{number:038x}\ndata 2\nx\n\n" for number in range(1000))
+    head = f"commit {RUNS}\ncommitter A <a@b> 1 +0000\ndata 1\nm\nfrom {RUNS}^0\n"
+    two.git("fast-import", "--quiet", stdin=(head + rows).encode())
+    with two.ws() as ws:
+        assert len(ws.runs.page()) == 1
+    one.ok("sync")
+    two.git("fetch", "-q", str(one.path), "refs/heads/ops/approved:refs/heads/ops/approved")
+    with two.ws() as ws:
+        assert run.ulid in {found.ulid for found in ws.runs.page()}
+
+
 def test_a_run_that_only_a_note_made_is_held_against_the_approved_bytes(site: Site) -> None:
     item, once = approved(site, executor="exec"), approved(site, max_runs=1)
     spent = made(site, once)
@@ -621,6 +741,38 @@ def test_a_damaged_index_is_made_anew(site: Site, damage: str) -> None:
     with site.ws() as ws:
         assert run.ulid in {one.ulid for one in ws.runs.page()}
         assert ws.runs.cancel(run.ulid).status == "cancelled"
+    if damage != "folder":
+        with sqlite3.connect(index) as database:
+            assert {row[0] for row in database.execute("SELECT ulid FROM run")} >= {run.ulid}
+
+
+@pytest.mark.parametrize("damage", ["garbage", "folder"])
+def test_runs_are_read_where_what_this_machine_knows_of_its_workers_cannot_be(site: Site, damage: str) -> None:
+    run = made(site, approved(site))
+    with site.ws() as ws:
+        ws.runs.claim(run.ulid)
+        path = ws.memory().folder / "leases.sqlite"
+    path.unlink()
+    if damage == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes(b"x" * 9000)
+    assert [row["status"] for row in site.json("runs", "list")] == ["claimed"]  # type: ignore[attr-defined]
+    assert "claimed" in site.ok("runs", "show", run.ulid)
+    site.ok("runs", "log", run.ulid)
+
+
+def test_what_git_wrote_over_comes_back_though_the_index_was_removed(site: Site) -> None:
+    run = made(site, approved(site))
+    before = site.git("rev-parse", RUNS)
+    with site.ws() as ws:
+        ws.runs.claim(run.ulid)
+        index = ws.memory().folder / "runs.sqlite"
+    stale = site.git("commit-tree", "-p", RUNS, "-m", "beside", f"{before}^{{tree}}")
+    site.git("update-ref", RUNS, stale)  # as `git notes` does, which read the notes before
+    index.unlink()
+    with site.ws() as ws:
+        assert ws.runs.get(run.ulid).status == "claimed"
 
 
 # -- plain git beside --------------------------------------------------------------------------------------------------
@@ -672,6 +824,32 @@ def test_plain_git_notes_at_the_same_time_take_nothing_from_the_record(site: Sit
     assert [f"ours-{number}" for number in range(count) if f"ours-{number}" not in log] == []
     expected = {f"git-{i}" for i in range(1, 41)} - {one.replace("lost", "git") for one in failed}
     assert expected <= set(text)
+
+
+OTHERS = b'latin \xe9\n one\xe2\x80\xa8{"two":1} \x0c three \xc2\x85 four\rfive\n\n\n  six \n'
+"""What other people's tools may have written: not UTF-8, and with ends of lines that are none to git."""
+
+
+def test_lines_of_others_stay_byte_for_byte_when_runs_are_written_and_pruned(site: Site) -> None:
+    item = approved(site, parallel=9)
+    run, waiting = finished(site, item), made(site, item)
+    ours = _bytes_of(site, run.commit)
+    blob = site.git("hash-object", "-w", "--stdin", stdin=OTHERS + ours)
+    site.git("notes", f"--ref={RUNS}", "add", "-f", "-C", blob, run.commit)
+    assert _bytes_of(site, run.commit) == OTHERS + ours
+    with site.ws() as ws:
+        ws.runs.claim(waiting.ulid)
+    assert _bytes_of(site, run.commit).startswith(OTHERS + ours)
+    with site.ws() as ws:
+        assert ws.runbook.prune(timedelta(0)) == [run.ulid]
+        assert [one.ulid for one in ws.runs.page()] == [waiting.ulid]
+    assert _bytes_of(site, run.commit).startswith(OTHERS)
+    assert run.ulid.encode() not in _bytes_of(site, run.commit)
+
+
+def _bytes_of(site: Site, commit: str) -> bytes:
+    command = ["git", "notes", f"--ref={RUNS}", "show", commit]
+    return subprocess.run(command, cwd=site.path, env=site.home.environ, check=True, capture_output=True).stdout
 
 
 @pytest.mark.parametrize("count", [3, 300, 5000])
@@ -804,6 +982,63 @@ def test_notes_that_come_before_their_approval_count_once_it_is_here(clones: tup
         assert run.ulid in {found.ulid for found in ws.runs.page()}
 
 
+def _bomb(site: Site) -> str:
+    """A few trees that unfold to millions of notes."""
+    blob = site.git("hash-object", "-w", "--stdin", stdin=b"x")
+    tree = site.git("mktree", stdin=f"100644 blob {blob}\t{'a' * 34}\n".encode())
+    for _ in range(3):
+        rows = "".join(f"040000 tree {tree}\t{number:02x}\n" for number in range(256))
+        tree = site.git("mktree", stdin=rows.encode())
+    return tree
+
+
+@pytest.mark.parametrize("knows", ["none", "other"])
+def test_a_remotes_note_that_cannot_be_united_is_left_alone_and_stops_no_sync(
+    clones: tuple[Site, Site], home: Home, knows: str
+) -> None:
+    one, two = clones
+    remote = Site(home, home.path / "remote.git")
+    bomb = remote.git("commit-tree", "-m", "bomb", _bomb(remote))
+    remote.git("update-ref", RUNS, bomb)
+    remote.git("update-ref", ARCHIVE, remote.git("rev-parse", "main^{tree}"))
+    remote.git("update-ref", "refs/notes/ops/more", remote.git("rev-parse", "main"))
+    if knows == "none":
+        two.git("update-ref", "-d", RUNS)
+    before = two.git("for-each-ref", "refs/notes")
+    item = approved(two)
+    done = two.cli("sync")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("left alone") + done.stderr.count("left alone") >= 1
+    assert two.git("for-each-ref", "refs/notes") == before
+    assert remote.git("rev-parse", RUNS) == bomb
+    one.ok("sync")
+    with one.ws() as ws:
+        assert ws.is_approved(item)
+
+
+def test_notes_are_united_under_the_lock(clones: tuple[Site, Site], home: Home) -> None:
+    one, two = clones
+    for site in clones:
+        made(site, only(site).item)
+    one.ok("sync")
+    before = two.git("rev-parse", RUNS)
+    shim = home.path / "shim"
+    shim.mkdir()
+    probe = (
+        "import sys; from pathlib import Path; from opsctl.git.lock import RepoLock; "
+        "RepoLock(Path(sys.argv[1]), wait_s=0).__enter__()"
+    )
+    (shim / "git").write_text(
+        f"#!/bin/sh\ncase \"$*\" in *cat_sort_uniq*) {sys.executable} -c '{probe}' {two.path}/.git "
+        f'>> {shim}/seen 2>&1 && echo free >> {shim}/seen;; esac\nexec {shutil.which("git")} "$@"\n'
+    )
+    (shim / "git").chmod(0o755)
+    two.ok("sync", env={"PATH": f"{shim}:{home.environ['PATH']}"})
+    assert two.git("rev-parse", RUNS) != before
+    assert "lock_busy" in (shim / "seen").read_text() or "OpsError" in (shim / "seen").read_text()
+    assert "free" not in (shim / "seen").read_text()
+
+
 # -- looking -----------------------------------------------------------------------------------------------------------
 
 
@@ -853,6 +1088,35 @@ def test_prune_archives_runs_that_ended_before_the_ttl(site: Site) -> None:
     assert site.ok("runs", "log", run.ulid) == "out"
     assert site.cli("prune", env={"OPSCTL_RUN_TTL": "soon"}).returncode == 2
     site.fsck()
+
+
+def test_a_strangers_output_neither_stops_prune_nor_costs_another_note(site: Site) -> None:
+    item, other = approved(site, parallel=9), approved(site)
+    run, waiting = finished(site, item), made(site, other)
+    tree, tag = site.git("rev-parse", "main^{tree}"), site.git("rev-parse", "main")
+    alone = site.git("hash-object", "-w", "--stdin", stdin=b"nobody's")
+    write(site, alone, "a remark on a blob")
+    for number, oid in enumerate(("0" * 40, "f" * 40, waiting.commit, tree, tag, alone)):
+        ulid = NEW[:-2] + "A" + str(number)
+        facts = {"item": f"a_{item}", "digest": run.digest, "executor": "claim"}
+        write(site, run.commit, line(ulid, "created", ulid=ulid, **facts))
+        write(site, run.commit, line(ulid, "error", ulid=ids.successor(NEW[:-2] + "B" + str(number)), output=oid))
+    with site.ws() as ws:
+        assert len(ws.runbook.prune(timedelta(0))) == 7
+        assert ws.runs.output(ws.runs.get(run.ulid)) == b"out\n"
+        assert [one.ulid for one in ws.runs.page()] == [waiting.ulid]
+    assert note(site, alone) == "a remark on a blob"
+    site.fsck()
+
+
+@pytest.mark.parametrize("ref", [RUNS, ARCHIVE])
+def test_a_note_of_the_archive_that_is_too_large_keeps_its_own_runs_alone(site: Site, ref: str) -> None:
+    run, other = finished(site, approved(site)), finished(site, approved(site))
+    size = 34_000_000 if ref == ARCHIVE else 33_553_000
+    site.git("notes", f"--ref={ref}", "append", "-F", "-", other.commit, stdin=b"x" * size)
+    with site.ws() as ws:
+        assert run.ulid in ws.runbook.prune(timedelta(0))
+        assert ws.runs.get(run.ulid).status == "done"
 
 
 def test_a_crash_between_the_two_refs_of_the_archive_is_harmless(site: Site) -> None:

@@ -78,7 +78,7 @@ def register(app: typer.Typer) -> None:
             return _detached(session)
         workspace = session.workspace
         item = _item(session, identifier)
-        wish = Wish(executor, runner, at_base, as_draft)
+        wish = Wish(executor, runner, at_base, as_draft, sandbox)
         made, hold = workspace.runs.create(item, wish, key=idempotency_key)
         if _Background.on:
             _announce(made, goes_on=hold is not None)

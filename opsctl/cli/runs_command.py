@@ -249,7 +249,7 @@ def _ending(group: typer.Typer) -> None:
         from opsctl.workspace.executing import Settings
 
         runs = session.workspace.runs
-        made, hold = runs.retry(runs.resolve(identifier), at_base=at_base, as_draft=as_draft)
+        made, hold = runs.retry(runs.resolve(identifier), at_base=at_base, as_draft=as_draft, sandbox=sandbox)
         if hold is None:
             return tell_made(session, made)
         ended = carry_out(session, made, hold, Settings(keep=keep, sandbox=sandbox, as_draft=as_draft))

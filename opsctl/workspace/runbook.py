@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from opsctl import ids, runrecord, runterms
 from opsctl.errors import OpsError
 from opsctl.git.command import Git
 from opsctl.leases import Leases, Spent
 from opsctl.models import Approved, Document, Run
-from opsctl.notes import ARCHIVE, RUNS, Append, Notes
+from opsctl.notes import ARCHIVE, NOTE_LIMIT, RUNS, Append, Moved, Notes, joined
 from opsctl.runindex import RunIndex
 from opsctl.runrecord import ACTIVE, CLAIMED, EXPIRED, LOST, PENDING, RUNNING, TERMINAL, Event
 from opsctl.workspace.base import Base
+from opsctl.workspace.chain import Chain
 from opsctl.workspace.desk import Desk
 from opsctl.workspace.hold import is_held, sweep
 
@@ -34,6 +35,7 @@ class Runbook:
         self._base = base
         self._desk = desk
         self.folder = base.memory().folder
+        self._chain = Chain(base)
 
     @property
     def clone(self) -> str:
@@ -51,11 +53,11 @@ class Runbook:
 
     @cached_property
     def _live(self) -> RunIndex:
-        return RunIndex(self.folder / "runs.sqlite", self.notes)
+        return RunIndex(self.folder / "runs.sqlite", self.notes, self._chain)
 
     @cached_property
     def _old(self) -> RunIndex:
-        return RunIndex(self.folder / "runs-archive.sqlite", self._archive)
+        return RunIndex(self.folder / "runs-archive.sqlite", self._archive, self._chain)
 
     @property
     def live(self) -> RunIndex:
@@ -142,13 +144,17 @@ class Runbook:
     ) -> None:
         """Add an event; the caller holds the lock and has looked at the run under it."""
         event = Event(self.new_ulid(after), run, kind, self._base.now(), facts)
-        line = runrecord.format_event(event)
+        line = runrecord.format_event(event).encode()
         moved = self.notes.append([Append(commit, (line,), objects)], f"runs: r_{run} {kind}", self._base.who)
-        self._live.wrote(*moved)
+        self._wrote(moved)
 
     def add(self, run: Run, kind: str, facts: dict[str, Any], *, objects: tuple[bytes, ...] = ()) -> None:
         """Add an event to a run that goes on. The caller holds the lock."""
         self.write(run.commit, run.ulid, kind, facts, after=run.last, objects=objects)
+
+    def _wrote(self, moved: Moved) -> None:
+        with suppress(OpsError):  # best effort: the record is the notes
+            self.leases.wrote(*moved)
 
     # -- what nobody ends ---------------------------------------------------------------------------------------
 
@@ -156,14 +162,20 @@ class Runbook:
         """Write down what became of runs whose lease ran out, whose process died, or whose time is over.
 
         Reading must not wait: while another process holds the lock nothing is written, and the next command does it.
+        Where what this machine knows of its workers cannot be used, runs are shown as the record has them.
         """
+        with self._if_free():
+            self._settle_all()
+
+    def _settle_all(self) -> None:
         self._reunite()
         dead = [run for run in self.leases.processes() if not is_held(self.folder, run)]
         fates = {run.ulid: fate for run in self.live.active() if (fate := self._fate(run, dead))}
         if not fates and not dead:
             return
-        with self._if_free(), self._base.store.lock(wait_s=0):
+        with self._base.store.lock(wait_s=0):
             self._settle(fates, dead)
+        sweep(self._base.places.clones(self._base.repo.common), self.folder)  # may take long: not under the lock
 
     @contextmanager
     def _if_free(self) -> Iterator[None]:
@@ -180,10 +192,10 @@ class Runbook:
         history and not in its tree. Whoever puts the ref back to an older commit, or removes a note, is left alone.
         """
         tip = self.notes.tip()
-        if tip is None or all(ours == tip for ours, _ in self._live.written()):
+        if tip is None or all(ours == tip for ours, _ in self.leases.written()):
             return
         with self._if_free(), self._base.store.lock(wait_s=0):
-            for ours, base in self._live.written():
+            for ours, base in self.leases.written():
                 tip = self.notes.tip()
                 if tip not in (None, ours):
                     self._bring_back(base, ours, str(tip))
@@ -193,23 +205,23 @@ class Runbook:
         is_here = self._base.repo.exists(ours) and (base is None or self._base.repo.exists(base))
         put_back = is_here and git.run("merge-base", ours, tip, good=(0, 1)).decode().strip() == tip
         if is_here and not put_back:
-            missing = [row for row in self._missing(base, ours, tip) if row.lines or row.objects]
+            missing = [row for row in self._missing(base, ours, tip) if row.lines or row.kept]
             if missing:
                 moved = self.notes.append(missing, "runs: bring back what was written over", self._base.who)
-                self._live.wrote(*moved)
-        self._live.settled(ours)
+                self._wrote(moved)
+        self.leases.settled(ours)
 
     def _missing(self, base: str | None, ours: str, tip: str) -> Iterator[Append]:
         """What was written between two commits of the notes, as far as a third one, which goes on from it, lacks it."""
         for target, blob in self.notes.changes(base, ours):
             try:
                 there = self.notes.read(target, tip)
-                if blob == target and not there:
-                    yield Append(target, (), (self._base.repo.read(blob, "blob", limit=OUTPUT_LIMIT),))
+                if blob == target and not there and self.notes.is_blob(blob):
+                    yield Append(target, (), kept=(blob,))
                 elif blob and blob != target:
-                    has, before = set(there.split("\n")), self.notes.read(target, base) if base else ""
-                    added = (line for line in self.notes.text(blob).split("\n") if line not in has)
-                    yield Append(target, tuple(added) if has.issuperset(before.split("\n")) else ())
+                    has, before = set(there.split(b"\n")), self.notes.read(target, base) if base else b""
+                    added = (line for line in self.notes.text(blob).split(b"\n") if line not in has)
+                    yield Append(target, tuple(added) if has.issuperset(before.split(b"\n")) else ())
             except OpsError:  # a stranger's note that is too large or no file hides itself, and no other
                 continue
 
@@ -220,7 +232,6 @@ class Runbook:
                 self.add(run, status, {"message": message})
         for ulid in {*fates, *dead}:
             self.leases.forget(ulid)
-        sweep(self._base.places.clones(self._base.repo.common), self.folder)
 
     def _fate(self, run: Run, dead: list[str]) -> tuple[str, str] | None:
         ours = run.clone == self.clone
@@ -245,34 +256,62 @@ class Runbook:
         """Move runs that ended so long ago to the archive. Returns their ids."""
         self.settle()
         edge = self._base.now() - older_than
-        with self._base.store.lock():
+        with self._base.store.lock(branches=False):
             old = [run for run in self._ended() if run.finished_at and run.finished_at < edge]
             if old and not dry_run:
-                self._move(old)
+                old = self._move(old)
         return [run.ulid for run in old]
 
     def _ended(self) -> Iterator[Run]:
         for status in sorted(TERMINAL):
             yield from self.live.page(status=status, limit=_ALL)
 
-    def _move(self, old: list[Run]) -> None:
-        """First into the archive, then out of the record: a crash in between doubles runs, which read the same."""
-        gone = {run.ulid for run in old}
+    def _move(self, old: list[Run]) -> list[Run]:
+        """First into the archive, then out of the record: a crash in between doubles runs, which read the same.
+
+        Lines of others stay as they are, byte for byte. A note that cannot be moved keeps its runs, and no other's.
+        """
+        parts = [part for note in sorted({run.commit for run in old}) if (part := self._parted(note, old))]
+        moved = [run for part in parts for run in part.runs]
+        gone = {run.ulid for run in moved}
         staying = {run.output for run in self.live.page(limit=_ALL) if run.ulid not in gone}
-        archive: list[Append] = []
-        texts: dict[str, str] = {}
-        for note in sorted({run.commit for run in old}):
-            lines = self.notes.read(note).splitlines()
-            moved = [line for line in lines if (event := runrecord.parse_event(line)) and event.run in gone]
-            there = set(self._archive.read(note).splitlines())
-            kept = tuple(self.output(run) for run in old if run.commit == note and run.output)
-            archive.append(Append(note, tuple(line for line in moved if line not in there), kept))
-            texts[note] = "".join(f"{line}\n" for line in lines if line not in set(moved))
-        texts |= {run.output: "" for run in old if run.output and run.output not in staying}
-        self._archive.append(archive, "runs: archive", self._base.who)
-        self._live.wrote(*self.notes.rewrite(texts, "runs: archive", self._base.who))
+        texts = {part.archive.target: part.rest for part in parts}
+        texts |= {oid: b"" for part in parts for oid in part.archive.kept if oid not in staying}
+        if parts:
+            self._archive.append([part.archive for part in parts], "runs: archive", self._base.who)
+            self._wrote(self.notes.rewrite(texts, "runs: archive", self._base.who))
         for ulid in gone:
             live_log(self._base.repo.common, ulid).unlink(missing_ok=True)
+        return moved
+
+    def _parted(self, note: str, old: list[Run]) -> _Parted | None:
+        runs = [run for run in old if run.commit == note]
+        gone = {run.ulid for run in runs}
+        try:
+            lines, archived = self.notes.read(note).split(b"\n"), self._archive.read(note)
+        except OpsError:  # a stranger made it too large, or no file
+            return None
+        moving = {line for line in lines if _run_of(line) in gone}
+        there = set(archived.split(b"\n"))
+        added = tuple(line for line in dict.fromkeys(lines) if line in moving and line not in there)
+        if len(joined(archived, added)) > NOTE_LIMIT:
+            return None
+        kept = tuple({run.output for run in runs if run.output and self.notes.keeps(run.output)})
+        rest = b"\n".join(line for line in lines if line not in moving)
+        return _Parted(runs, Append(note, added, kept=kept), rest)
+
+
+def _run_of(line: bytes) -> str | None:
+    event = runrecord.parse_event(line.decode("utf-8", "replace"))
+    return event.run if event else None
+
+
+class _Parted(NamedTuple):
+    """What of one note goes to the archive, and what stays."""
+
+    runs: list[Run]
+    archive: Append
+    rest: bytes
 
 
 def live_log(common: Path, ulid: str) -> Path:

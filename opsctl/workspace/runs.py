@@ -13,7 +13,7 @@ from typing import Any
 from opsctl import ids, runrecord, runterms
 from opsctl.errors import OpsError
 from opsctl.executors.clone import changed_paths
-from opsctl.executors.output import Output
+from opsctl.executors.output import KEPT, Output
 from opsctl.git.command import Git
 from opsctl.gitobject import BLOB, object_id
 from opsctl.leases import LONGEST_S, SHORTEST_S
@@ -24,13 +24,14 @@ from opsctl.runrecord import ACTIVE, CANCELLED, CLAIMED, DONE, ERROR, EXPIRED, P
 from opsctl.runterms import Terms, Wish
 from opsctl.secretscan import redact
 from opsctl.store import RESULTS
+from opsctl.workspace import readiness
 from opsctl.workspace.base import Base
 from opsctl.workspace.desk import Desk
 from opsctl.workspace.hold import Hold
 from opsctl.workspace.runbook import Runbook, live_log, unknown
 
-RESULT_LIMIT = 4 * 1024 * 1024
-"""Bytes of a result that a worker may hand in."""
+RESULT_LIMIT = 2 * KEPT
+"""Bytes of a result that a worker may hand in: all of it is kept."""
 
 LAND_S = 60.0
 """Seconds at least that the end of a run waits for the lock: what the run took longer for would be lost."""
@@ -105,11 +106,19 @@ class Runs:
         request = _request(item, wish, retry)
         self._check_key(key)
         self._book.settle()
-        with self._base.store.lock():
+        before = self._with_key(key, request)
+        if before:
+            return before, None
+        looked_at = self._looked_at(item, wish)
+        with self._base.store.lock(branches=False):
             before = self._with_key(key, request)
             if before:
                 return before, None
             approved, terms = self._allowed(item, wish)
+            if terms != looked_at:
+                raise OpsError("ref_conflict", "what is allowed changed meanwhile", hint="run the command again")
+            runterms.check_count(approved.document, self._book.made(approved.document))
+            runterms.check_active(approved.document, self._book.of_item(item))
             ulid = self._book.new_ulid()
             facts = {
                 "item": f"a_{item}",
@@ -158,13 +167,16 @@ class Runs:
         self._check_fresh()
         runterms.check_time(document, self._base.now())
         terms = runterms.terms(document, policy, wish, default_runner=load(self._base.places).chosen)
-        runterms.check_count(document, self._book.made(document))
-        runterms.check_active(document, self._book.of_item(item))
-        if terms.executor == "exec":
-            load(self._base.places).get(terms.runner)
+        return approved, terms
+
+    def _looked_at(self, item: str, wish: Wish) -> Terms:
+        """What takes its time, before the lock: whether this machine can do it, and how far its branch has moved."""
+        approved, terms = self._allowed(item, wish)
+        runterms.check_count(approved.document, self._book.made(approved.document))
+        readiness.check(self._base, terms, wish.sandbox)
         if terms.executor != "provider":
             self._check_base(terms, at_base=wish.at_base)
-        return approved, terms
+        return terms
 
     def approved(self, item: str) -> Approved:
         """The approved item, verified now. Raises `not_approved`, `revoked`, `unknown_id`, or what closes the gate."""
@@ -191,7 +203,8 @@ class Runs:
     def _check_base(self, terms: Terms, *, at_base: bool) -> None:
         target = terms.target
         if target.base and not self._repo.exists(target.base):
-            raise OpsError("corrupt_object", f"the base {target.base} is not in this clone", hint="git fetch")
+            hint = "git fetch, or fetch the branch that it was drafted on"
+            raise OpsError("stale_base", f"the base {target.base} is not in this clone", hint=hint)
         tip = self._repo.resolve(target.branch) if target.branch else None
         if at_base or not target.base or tip is None or tip == target.base:
             return
@@ -202,7 +215,9 @@ class Runs:
             hint = "--at-base runs it on the approved base all the same; or have it drafted anew on the new tip"
             raise OpsError("stale_base", message, hint=hint, detail={"changed": stale[:20]})
 
-    def retry(self, ulid: str, *, at_base: bool = False, as_draft: bool = False) -> tuple[Run, Hold | None]:
+    def retry(
+        self, ulid: str, *, at_base: bool = False, as_draft: bool = False, sandbox: bool | None = None
+    ) -> tuple[Run, Hold | None]:
         """A new run in place of one that ended otherwise than done; its old token stays dead. Raises `run_active`."""
         run = self.get(ulid)
         if run.status in ACTIVE:
@@ -210,7 +225,7 @@ class Runs:
             raise OpsError("run_active", f"r_{ulid} is {run.status}", hint=hint)
         if run.status == DONE:
             raise OpsError("run_ended", f"r_{ulid} is done", hint=f"another run of the item: opsctl run a_{run.item}")
-        return self.create(run.item, Wish(run.executor, run.runner, at_base, as_draft), retry=run)
+        return self.create(run.item, Wish(run.executor, run.runner, at_base, as_draft, sandbox), retry=run)
 
     # -- outside agents -----------------------------------------------------------------------------------------
 
@@ -222,17 +237,17 @@ class Runs:
         if not SHORTEST_S <= seconds <= LONGEST_S:
             raise OpsError("bad_input", f"a lease lasts {SHORTEST_S} to {LONGEST_S} seconds", hint="--lease 10m")
         self._book.settle()
-        with self._base.store.lock():
+        with self._base.store.lock(branches=False):
             run = self._claimable(ulid)
             self._may_start(run)
-            token = self._book.leases.grant(run.ulid, seconds, run.attempt)
+            token = self._book.leases.grant(run.ulid, seconds)
             facts = {"holder": holder or self._base.who[0], "until": self._until(seconds)}
             self._book.add(run, CLAIMED, facts | {"clone": self._book.clone})
         return Claimed(self._book.run(run.ulid), token)
 
     def _may_start(self, run: Run) -> None:
         """Notes are anybody's claims: what they ask for is held against the approved bytes, as if it was made now."""
-        approved = self._still_allowed(run)
+        approved = self._still_allowed(run, starting=True)
         document, policy = approved.document, self._desk.now.require_gate().policy
         self._check_fresh()
         runterms.terms(document, policy, Wish(run.executor, run.runner), default_runner=None)
@@ -260,11 +275,15 @@ class Runs:
             raise OpsError("run_active", f"r_{ulid} is {run.status} by {run.holder}", hint=hint)
         return run
 
-    def _still_allowed(self, run: Run) -> Approved:
-        """The item as it is approved now, which must be what the run was made for; else the run ends here."""
+    def _still_allowed(self, run: Run, *, starting: bool = False) -> Approved:
+        """The item as it is approved now, which must be what the run was made for; else the run ends here.
+
+        The time that a file names is the last one to start at: work that began in time may be reported later.
+        """
         try:
             approved = self.approved(run.item)
-            runterms.check_time(approved.document, self._base.now())
+            if starting:
+                runterms.check_time(approved.document, self._base.now())
             if (approved.decision.digest, approved.decision.commit) != (run.digest, run.commit):
                 raise OpsError("revoked", f"a_{run.item} is not what r_{run.ulid} was made for")
         except OpsError as error:
@@ -291,7 +310,7 @@ class Runs:
         if result is not None and len(result) > RESULT_LIMIT:
             raise OpsError("too_large", f"a result has at most {RESULT_LIMIT:,} bytes", hint="report a summary of it")
         self._book.settle()
-        with self._base.store.lock():
+        with self._base.store.lock(branches=False):
             run = self._book.run(ulid)
             _refuse_ended(run)
             if not self._book.leases.holds(ulid, token):
@@ -313,7 +332,7 @@ class Runs:
     def cancel(self, ulid: str, *, by: str | None = None, reason: str | None = None) -> Run:
         """End a run; what carries it out here is stopped. Raises `run_ended`."""
         self._book.settle()
-        with self._base.store.lock():
+        with self._base.store.lock(branches=False):
             run = self._book.run(ulid)
             _refuse_ended(run)
             said = f"cancelled by {by or self._base.who[0]}" + (f": {_clean(reason)}" if reason else "")

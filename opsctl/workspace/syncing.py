@@ -20,7 +20,7 @@ from opsctl.git.remote import Push, Remote
 from opsctl.history import BrokenHistory
 from opsctl.message import parse_trailers
 from opsctl.models import utc
-from opsctl.notes import ARCHIVE, RUNS
+from opsctl.notes import KNOWN
 from opsctl.standing import Judgement
 from opsctl.store import APPROVED, DRAFTS, TOPICS
 from opsctl.treediff import lookup
@@ -301,7 +301,8 @@ class Syncing:
 
     def _pushes(self, mirror: Mirror) -> list[Push]:
         """Every ref of the gate that the remote lacks or has otherwise; topics of decided drafts go there too."""
-        names = [APPROVED, DRAFTS, *self._repo.refs(TOPICS), *(ref for ref in (RUNS, ARCHIVE) if self._repo.ref(ref))]
+        notes = (ref for ref in KNOWN if self._repo.ref(ref) and ref not in self._union.left_alone)
+        names = [APPROVED, DRAFTS, *self._repo.refs(TOPICS), *notes]
         found = [Push(ref, self._repo.ref(ref), mirror.ref(ref)) for ref in names]
         gone = [Push(TOPICS + ulid, None, tip) for ulid, tip in mirror.topics.items() if self._is_over(ulid)]
         return [push for push in found if push.new != push.known] + gone[:_MOST_GONE]

@@ -8,7 +8,7 @@ from opsctl.git.command import Git
 from opsctl.git.repo import Repo
 from opsctl.gitobject import Entry
 from opsctl.models import Policy
-from opsctl.notes import ARCHIVE, RUNS
+from opsctl.notes import KNOWN
 from opsctl.planfile import PLAN_PATH
 from opsctl.policyfile import POLICY_PATH, SIGNERS_PATH
 from opsctl.quorum import signed_by
@@ -78,6 +78,8 @@ class Union:
         self._budget = _MOST_READ
         self.notices: list[str] = []
         """What happened to drafts that both sides had touched, for the person who syncs."""
+        self.left_alone: set[str] = set()
+        """Notes refs that were not united: they are not pushed either, or what the remote has would be lost."""
 
     def drafts(self, mirror: Mirror) -> None:
         """Unite `ops/drafts` with the mirror's, then each topic; the approved tip is merged again after."""
@@ -243,18 +245,46 @@ class Union:
         return self._store.stage_commit(payload)
 
     def notes(self, mirror: Mirror) -> None:
-        """Unite the records of runs: events are lines, so the union of lines is the merge."""
-        for ref in (RUNS, ARCHIVE):
-            ours, theirs = self._repo.ref(ref), mirror.ref(ref)
-            if theirs is None or ours == theirs:
-                continue
-            if not is_record(self._repo, ours, theirs):
-                self.notices.append(f"{ref} of the remote is no record of runs, and was left alone")
-            elif ours is None:
-                with self._store.lock():
-                    self._store.move(ref, None, theirs, "opsctl: sync")
+        """Unite the records of runs: events are lines, so the union of lines is the merge.
+
+        Notes are anybody's: what cannot be united is left alone, here and there, and stops nothing else.
+        """
+        self.left_alone.clear()
+        for ref in KNOWN:
+            try:
+                self._unite_notes(ref, mirror)
+            except OpsError as error:
+                if error.code not in ("git_failed", "too_large", "corrupt_object"):
+                    raise
+                self._leave(ref, f"could not be united ({error.message})")
+
+    def _unite_notes(self, ref: str, mirror: Mirror) -> None:
+        ours, theirs = self._repo.ref(ref), mirror.ref(ref)
+        if theirs is None or ours == theirs:
+            return None
+        base = self._merge_base(ours, theirs) if ours and self._is_history(theirs) else None
+        if not all(is_record(self._repo, old, theirs) for old in {ours, base}):
+            return self._leave(ref, "is no record of runs")
+        with self._store.lock():
+            ours = self._repo.ref(ref)
+            if ours is None:
+                self._store.move(ref, None, theirs, "opsctl: sync")
             elif not self._is_ancestor(theirs, ours):
                 self._merge_notes(ref, mirror.copy(ref))
+        return None
+
+    def _is_history(self, oid: str) -> bool:
+        try:
+            self._repo.commit(oid)
+        except OpsError:
+            return False
+        return True
+
+    def _leave(self, ref: str, why: str) -> None:
+        self.left_alone.add(ref)
+        notice = f"{ref} of the remote {why}, and was left alone"
+        if notice not in self.notices:
+            self.notices.append(notice)
 
     def _merge_notes(self, ref: str, theirs: str) -> None:
         who = [f"user.name={self._base.who[0]}", f"user.email={self._base.who[1]}", "i18n.commitEncoding=UTF-8"]

@@ -47,7 +47,7 @@ def append(lab: Lab, plan: Plan) -> Iterator[Row]:
 
 def _append(site: Site, times: Times) -> None:
     with site.ws() as ws:
-        row = Append(site.tree_of_tip(), ('{"a":"line"}',))
+        row = Append(site.tree_of_tip(), (b'{"a":"line"}',))
         with ws.store.lock():
             times.take(ws.runbook.notes.append, [row], "bench", ws.who)
 
