@@ -859,7 +859,7 @@ def test_log_of_a_draft_made_with_plain_git_names_who_committed_it(sh: Shell) ->
 
 def test_log_shows_a_vote_with_its_key(sh: Shell, bob: Home) -> None:
     people = {"alice": sh.site.home.public("alice"), "bob": bob.public("bob")}
-    sh.ok("policy", "set", "-", stdin=policy_of(people, threshold=2))
+    sh.ok("policy", "set", "-", "--freeze", stdin=policy_of(people, threshold=2))
     ulid = sh.draft("Work for two.")
     sh.ok("approve", ulid, "--yes")
     vote = sh.json("log", ulid)[0]
@@ -1108,7 +1108,7 @@ def test_revoke_takes_it_out_of_use_and_again_says_so(sh: Shell) -> None:
 def two(sh: Shell, bob: Home) -> tuple[Shell, Shell]:
     """Alice and Bob under a threshold of two."""
     people = {"alice": sh.site.home.public("alice"), "bob": bob.public("bob")}
-    sh.ok("policy", "set", "-", "--reason", "bob joins", stdin=policy_of(people, threshold=2))
+    sh.ok("policy", "set", "-", "--freeze", "--reason", "bob joins", stdin=policy_of(people, threshold=2))
     return sh, as_person(sh.site, bob)
 
 
@@ -1255,6 +1255,17 @@ def test_a_policy_that_nobody_could_satisfy_or_read_is_refused(
 def test_ap_13_a_policy_that_needs_two_is_not_changed_by_one(two: tuple[Shell, Shell]) -> None:
     people = {"alice": two[0].site.home.public("alice"), "bob": two[1].site.home.public("bob")}
     two[0].refused("policy", "set", "-", stdin=policy_of(people), status=3, says="needs 2 signatures")
+
+
+def test_a_policy_that_no_command_could_change_again_wants_freeze(sh: Shell, bob: Home) -> None:
+    people = {"alice": sh.site.home.public("alice"), "bob": bob.public("bob")}
+    frozen = policy_of(people, rules='[[rule]]\npaths = ["infra/**"]\nthreshold = 2\n')
+    for options in ((), ("--yes",)):
+        done = sh.refused("policy", "set", "-", *options, stdin=frozen, status=3, says="would need 2 signatures")
+        assert "--freeze" in done.err
+    assert "no command can collect" not in sh.ok("doctor")
+    sh.ok("policy", "set", "-", "--freeze", stdin=frozen)
+    assert "a change of the policy needs 2 signatures; no command can collect them yet" in sh.ok("doctor")
 
 
 def test_policy_edit_needs_a_person(sh: Shell) -> None:

@@ -525,6 +525,25 @@ def test_policy_set_signs_nothing_without_a_yes(sh: Shell, term: Callable[..., p
     assert "nothing changed" in end(term("policy", "set", str(file)))
 
 
+def test_a_policy_that_no_command_could_change_again_says_so_in_its_question(
+    sh: Shell, term: Callable[..., pexpect.spawn], tmp_path: Path
+) -> None:
+    people = {"alice": sh.site.home.public("alice"), "bob": sh.site.home.public("bob")}
+    file = tmp_path / "policy.toml"
+    file.write_bytes(policy_of(people, rules='[[rule]]\npaths = ["infra/**"]\nthreshold = 2\n'))
+    child = term("policy", "set", str(file), size=(50, 200))
+    child.expect_exact("would need 2 signatures, which opsctl cannot collect yet")
+    child.expect_exact("and let no command change it any more? [y/N]")
+    child.sendline("n")
+    assert "nothing was signed" in end(child)
+    assert "--freeze" in end(term("policy", "set", str(file), "--yes"))
+    assert sh.json("policy", "show")["epoch"] == 1
+    child = term("policy", "set", str(file))
+    child.expect_exact("[y/N]")
+    child.sendline("y")
+    assert "epoch 2: signed as" in end(child)
+
+
 def test_policy_edit_keeps_what_was_typed_when_the_person_says_no(
     sh: Shell, term: Callable[..., pexpect.spawn], tmp_path: Path
 ) -> None:
@@ -541,7 +560,7 @@ def test_list_says_how_many_votes_a_draft_has_and_needs(
 ) -> None:
     bob = make_home(tmp_path / "bob", "Bob", "bob@example.com")
     people = {"alice": sh.site.home.public("alice"), "bob": bob.public("bob")}
-    sh.ok("policy", "set", "-", stdin=policy_of(people, threshold=2))
+    sh.ok("policy", "set", "-", "--freeze", stdin=policy_of(people, threshold=2))
     voted, fresh = sh.draft("Voted on."), sh.draft("Fresh.")
     sh.ok("approve", voted, "--yes")
     shown = ESCAPE.sub("", end(term("list")))

@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from opsctl.workspace.governing import Proposal
 
 
+Freeze = Annotated[
+    bool,
+    typer.Option(
+        "--freeze", help="Sign a policy whose next change will need more signatures than opsctl can collect yet."
+    ),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     group = typer.Typer(
@@ -44,7 +52,7 @@ def register(app: typer.Typer) -> None:
         return _print(session, policy)
 
     @command(group, "edit", example="opsctl policy edit", json=True)
-    def edit(session: Session, reason: Reason = None, yes: Yes = False) -> None:
+    def edit(session: Session, reason: Reason = None, yes: Yes = False, freeze: Freeze = False) -> None:
         """Edit the policy in your editor and sign it.
 
         Shows what changes and asks. The epoch is raised for you.
@@ -54,7 +62,7 @@ def register(app: typer.Typer) -> None:
         _, data = workspace.governing.policy()
         written = editor.edit(data, suffix=".toml", chosen=workspace.editor)
         with editor.keeping(written, workspace.spare_folder, ".toml"):
-            return _sign(session, written, reason, yes=yes)
+            return _sign(session, written, reason, yes=yes, freeze=freeze)
 
     @command(group, "set", example="opsctl policy set policy.toml --reason 'bob joins'", json=True)
     def set_(
@@ -62,25 +70,28 @@ def register(app: typer.Typer) -> None:
         file: Annotated[str, typer.Argument(metavar="FILE", help="A policy.toml, or - for standard input.")],
         reason: Reason = None,
         yes: Yes = False,
+        freeze: Freeze = False,
     ) -> None:
         """Sign a new policy.
 
         Refused if its own principals could not satisfy it. On a terminal it shows what changes and asks. The epoch is
         raised for you.
         """
-        return _sign(session, read_file(file, limit=LIMIT), reason, yes=yes)
+        return _sign(session, read_file(file, limit=LIMIT), reason, yes=yes, freeze=freeze)
 
 
-def _sign(session: Session, data: bytes, reason: str | None, *, yes: bool) -> None:
+def _sign(session: Session, data: bytes, reason: str | None, *, yes: bool, freeze: bool) -> None:
     proposal = session.workspace.governing.propose_policy(data)
-    if proposal.is_change and session.person_is_here and not yes and not _agreed(session, proposal):
+    asks = session.person_is_here and not yes
+    if proposal.freezes and not asks and not freeze:
+        hint = "keep every threshold at 1, or sign it all the same with --freeze"
+        raise OpsError("needs_confirmation", f"nothing was signed: {_frozen(proposal)}", hint=hint)
+    if proposal.is_change and asks and not _agreed(session, proposal):
         raise OpsError("needs_confirmation", "nothing was signed", hint="opsctl policy show")
     policy, decision = proposal.after, session.workspace.governing.sign_policy(proposal, reason=reason)
     if session.as_json:
         return session.emit(policy_json(policy) | {"commit": decision.commit if decision else None})
     session.say(f"epoch {policy.epoch}: " + (f"signed as {decision.commit[:12]}" if decision else "nothing changed"))
-    if decision and policy.highest_threshold > 1:
-        session.say(f"from now on a change of the policy needs {policy.highest_threshold} signatures")
     return None
 
 
@@ -89,7 +100,15 @@ def _agreed(session: Session, proposal: Proposal) -> bool:
     pieces = diffing.lines(proposal.file.decode(), proposal.data.decode())
     for line in render.line_diff(session, pieces):
         session.say(line) if session.as_json else session.raw_line(line)
-    return session.confirm(f"sign epoch {proposal.after.epoch} of the policy?")
+    if not proposal.freezes:
+        return session.confirm(f"sign epoch {proposal.after.epoch} of the policy?")
+    session.say(f"!  {_frozen(proposal)}")
+    return session.confirm(f"sign epoch {proposal.after.epoch} of the policy, and let no command change it any more?")
+
+
+def _frozen(proposal: Proposal) -> str:
+    needed = proposal.after.highest_threshold
+    return f"the next change of this policy would need {needed} signatures, which opsctl cannot collect yet"
 
 
 def policy_json(policy: Policy) -> dict[str, object]:

@@ -205,6 +205,10 @@ class Doctor:
         approvers = [who.name for who in policy.principals if "approver" in who.roles]
         words = f"epoch {policy.epoch}, {policy.threshold} of {len(approvers)} approvers ({', '.join(approvers)})"
         yield Check("ok", "policy", words)
+        if policy.highest_threshold > 1:
+            said = f"a change of the policy needs {policy.highest_threshold} signatures; no command can collect them yet"
+            hint = "drafts are approved as before; a later release brings the votes on a policy"
+            yield Check("note", "policy", said, hint)
         try:
             key = self._base.signer.key
         except OpsError as error:

@@ -37,6 +37,11 @@ class Proposal:
         """False when nothing but the epoch differed."""
         return self.data != self.file
 
+    @property
+    def freezes(self) -> bool:
+        """True when no command could change the policy after this: it would need more signatures than one."""
+        return self.is_change and self.after.highest_threshold > 1
+
 
 class Governing:
     """`ws.governing`: the policy and the plan, which land alike."""
