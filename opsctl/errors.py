@@ -52,7 +52,7 @@ CODES: dict[str, tuple[str, str]] = {
     "vote_blocked": ("refused", "an approver voted against this revision"),
     "bad_signature": ("refused", "the signature does not count under the policy"),
     "role": ("refused", "the policy gives this key no role for this"),
-    "needs_confirmation": ("refused", "nobody is there to confirm: not a terminal"),
+    "needs_confirmation": ("refused", "it was not confirmed: nobody is at a terminal, or the answer was no"),
     "not_adopted": ("refused", "what the remote offers does not verify, so nothing of it was taken"),
     "unsafe_remote": ("refused", "the remote's address or settings could run a program"),
     "stale_revision": ("conflict", "the draft has another revision than the one named"),

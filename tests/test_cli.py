@@ -773,6 +773,21 @@ def test_an_id_that_fits_several_items_is_refused_with_their_names(shelf: tuple[
     assert all(ulid in done.err for ulid in found.values())
 
 
+@pytest.mark.parametrize(
+    "command",
+    [("approve", "--yes"), ("return", "--reason", "x"), ("reject",), ("revoke", "--reason", "x"), ("edit", "-t", "x")],
+    ids=lambda argv: argv[0],
+)
+def test_a_command_that_changes_something_wants_four_letters_of_an_id(sh: Shell, command: tuple[str, ...]) -> None:
+    ulid = sh.draft("Do it.")
+    for part in ("0", ulid[-3:], f"d_{ulid[:3]}"):
+        sh.refused(command[0], part, *command[1:], status=2, says="at least 4 letters")
+    assert sh.json("show", ulid[-3:])["revision"] == 1
+    if command[0] == "revoke":
+        sh.ok("approve", ulid[-4:], "--yes")
+    sh.ok(command[0], ulid[-4:], *command[1:])
+
+
 def test_diff_shows_what_is_pending_and_the_last_change(sh: Shell) -> None:
     ulid = sh.draft("first line\nsecond line\n")
     shown = sh.ok("diff")

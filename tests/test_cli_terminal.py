@@ -350,6 +350,25 @@ def test_approve_shows_the_draft_asks_and_takes_only_a_yes(sh: Shell, term: Call
         assert sh.json("show", f"d_{ulid}")["status"] == status
 
 
+def test_reject_and_revoke_show_the_title_and_take_only_a_yes(sh: Shell, term: Callable[..., pexpect.spawn]) -> None:
+    pending, approved = sh.draft("Pending work."), sh.approved("Approved work.")
+    lines = {
+        ("reject", pending): ("Pending work.", "rejected"),
+        ("revoke", approved, "--reason", "x"): ("Approved work.", "revoked"),
+    }
+    for argv, (title, status) in lines.items():
+        for answer in ("", "y"):
+            child = term(*argv)
+            child.expect_exact(title)
+            child.expect_exact(f"{argv[0]} it? [y/N] ")
+            child.sendline(answer)
+            assert ("left as it is" in end(child)) == (answer == "")
+            assert child.exitstatus == (0 if answer else 3)
+            assert (sh.json("show", f"d_{argv[1]}")["status"] == status) == bool(answer)
+    assert "[y/N]" not in end(term("reject", sh.draft("Else."), "--yes"))
+    assert "[y/N]" not in end(term("revoke", sh.approved("More."), "--reason", "x", "--yes"))
+
+
 def test_cc_01_approve_is_bound_to_what_it_showed(sh: Shell, term: Callable[..., pexpect.spawn]) -> None:
     ulid = sh.draft("Harmless.")
     child = term("approve", ulid)

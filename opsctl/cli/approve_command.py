@@ -68,7 +68,7 @@ def _named(session: Session, argument: str, expect: str | None, yes: bool) -> tu
     """The draft that an argument names, and the digest that the approval will be bound to."""
     identifier, at, digest = argument.partition("@")
     wanted = digest if at else expect
-    _, ulid = session.workspace.resolve(identifier)
+    _, ulid = session.resolve_to_change(identifier)
     draft = session.workspace.drafts.get(ulid)
     if wanted is None and yes and draft.status == "draft" and draft.revision > 1 and draft.digest:
         raise OpsError(

@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
         longer count.
         """
         workspace = session.workspace
-        _, ulid = workspace.resolve(identifier)
+        _, ulid = session.resolve_to_change(identifier)
         data = None
         if file is None and title is None and not (label or context or path):
             session.require_person("edit", "give --file PATH, --file -, --title, --label, --path or --context")

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from opsctl import text
+from opsctl import ids, text
 from opsctl.errors import OpsError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from opsctl.workspace import Workspace
 
 _COLOURS = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "dim": "2", "bold": "1"}
+_LEAST_LETTERS = 4
 
 
 class Session:
@@ -81,6 +82,13 @@ class Session:
     def _waiting(self, holder: str) -> None:
         """Said once, where a person would wonder why nothing happens."""
         self.say(f"waiting for {holder}, which is writing to this repository…")
+
+    def resolve_to_change(self, identifier: str) -> tuple[str | None, str]:
+        """What `Workspace.resolve` finds, for a command that changes it: a slip of one letter must not name an item."""
+        if len(ids.parse(identifier).part) < _LEAST_LETTERS:
+            message = f"{identifier} is too short to change something by: give at least {_LEAST_LETTERS} letters of the id"
+            raise OpsError("bad_id", message, hint="`opsctl list` shows the ids")
+        return self.workspace.resolve(identifier)
 
     # -- output -------------------------------------------------------------------------------------------------
 
