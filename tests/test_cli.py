@@ -633,7 +633,7 @@ def test_list_shows_each_status_and_all(shelf: tuple[Shell, dict[str, str]]) -> 
     assert sh.ok("list").split("\t")[:2] == [f"d_{found['draft']}", "draft"]
     for status, ulid in found.items():
         rows = sh.ok("list", "--status", status).splitlines()
-        assert [row.split("\t")[0] for row in rows] == [f"d_{ulid}"]
+        assert [row.split("\t")[0] for row in rows] == [f"{'a' if status == 'approved' else 'd'}_{ulid}"]
         assert rows[0].split("\t")[1] == status
     assert sh.ok("list", "-s", "error") == ""
     every = sh.json("list", "--status", "all")
@@ -643,6 +643,21 @@ def test_list_shows_each_status_and_all(shelf: tuple[Shell, dict[str, str]]) -> 
     assert (reasons["rejected"], reasons["revoked"]) == ("we do this by hand", "found a bug")
     assert sh.json("list", "--status", "error") == []
     sh.refused("list", "--status", "open", status=2, says="status must be one of")
+
+
+def test_list_in_a_pipe_shows_votes_labels_and_what_was_returned(sh: Shell, bob: Home) -> None:
+    people = {"alice": sh.site.home.public("alice"), "bob": bob.public("bob")}
+    sh.ok("policy", "set", "-", "--freeze", stdin=policy_of(people, threshold=2))
+    voted, back = sh.draft("One.", "--label", "a", "--label", "b"), sh.draft("Two.")
+    sh.ok("approve", voted, "--yes")
+    sh.ok("return", back, "--reason", "name the files")
+    rows = [line.split("\t") for line in sh("list").raw.decode().splitlines()]
+    assert [row[0] for row in rows] == [f"d_{voted}", f"d_{back}"]
+    assert [row[4:] for row in rows] == [["One.", "1/2", "a,b", ""], ["Two.", "0/2", "", "returned"]]
+    as_person(sh.site, bob).ok("approve", voted, "--yes")
+    names = {line.split("\t")[0] for line in sh.ok("list", "--status", "all").splitlines()}
+    assert names == {f"a_{voted}", f"d_{back}"}
+    assert {row["id"] for row in sh.json("list", "--status", "all")} == {f"d_{voted}", f"d_{back}"}
 
 
 def test_list_of_approved_items_is_an_array_of_approved_objects(shelf: tuple[Shell, dict[str, str]]) -> None:

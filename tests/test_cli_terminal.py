@@ -652,6 +652,17 @@ def test_lm_05_a_table_keeps_to_the_width_of_the_terminal(
     end(term("log", size=(24, columns)))
 
 
+def test_an_empty_list_says_nothing_of_drafts_while_the_gate_is_closed(
+    sh: Shell, term: Callable[..., pexpect.spawn]
+) -> None:
+    assert "opsctl draft" in end(term("list"))
+    plain = sh.site.git("commit-tree", "-p", sh.site.tip(), "-m", "unsigned", f"{sh.site.tip()}^{{tree}}")
+    sh.site.git("update-ref", "refs/heads/ops/approved", plain)
+    shown = end(term("list"))
+    assert "the gate is closed" in shown
+    assert "nothing here" not in shown
+
+
 def test_list_on_a_terminal_shows_short_ids_that_every_command_takes(
     sh: Shell, term: Callable[..., pexpect.spawn]
 ) -> None:

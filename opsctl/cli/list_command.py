@@ -50,7 +50,9 @@ def register(app: typer.Typer) -> None:
         """List drafts: pending ones by default, oldest first.
 
         The short id is enough for every command. With --waiting those that you have not voted on, that your vote
-        would bring on, and that were not sent back.
+        would bring on, and that were not sent back. Where the output is no terminal each line has, between tabs: id
+        (a_… of what is approved), status, author, time, title, votes as 1/2, labels with commas, `returned` of a draft
+        that was sent back, and the reason of an error. The id alone: opsctl list | cut -f 1
         """
         from opsctl.workspace.drafts import Filter
 
@@ -67,7 +69,7 @@ def register(app: typer.Typer) -> None:
                 session.emit([draft_json(draft) for draft in found])
         else:
             _print(session, found)
-            if not found and session.out_is_terminal:
+            if not found and session.out_is_terminal and not fault:
                 session.say(_nothing(status, waiting))
         if fault:
             session.say(f"the gate is closed: {fault.message}; `opsctl verify` says more")
@@ -79,7 +81,7 @@ def register(app: typer.Typer) -> None:
 
 def _print(session: Session, drafts: list[Draft]) -> None:
     if not session.out_is_terminal:
-        session.table({}, (_cells(d) for d in drafts))
+        session.table({}, (_cells(session, d) for d in drafts))
         return
     suffixes = session.workspace.short_ids([draft.ulid for draft in drafts])
     colour = _COLOURS[drafts[0].status] if drafts and len({draft.status for draft in drafts}) == 1 else None
@@ -89,9 +91,13 @@ def _print(session: Session, drafts: list[Draft]) -> None:
     )
 
 
-def _cells(draft: Draft) -> list[str]:
-    """A row for a pipe; a draft in error has its reason at the end."""
-    row = [f"d_{draft.ulid}", draft.status, draft.author, utc(draft.updated_at), draft.document.title]
+def _cells(session: Session, draft: Draft) -> list[str]:
+    """A row for a pipe; an approved item has the name that `run` takes, a draft in error its reason at the end."""
+    kind = "a" if draft.status == "approved" else "d"
+    tally = session.workspace.waiting.tally(draft) if draft.status == "draft" else None
+    row = [f"{kind}_{draft.ulid}", draft.status, draft.author, utc(draft.updated_at), draft.document.title]
+    row += [f"{len(tally.have)}/{tally.needed}" if tally else "", ",".join(draft.document.labels)]
+    row.append("returned" if draft.status == "draft" and draft.reason else "")
     return [*row, draft.error or ""] if draft.status == "error" else row
 
 
