@@ -533,7 +533,7 @@ def test_draft_takes_every_flag(sh: Shell) -> None:
         *("draft", "Do it.", "--title", "A title", "--label", "risk:low", "-l", "team:x", "--context", "a=b=c"),
         *("--context", "jira.key=OPS-1", "--base", "main", "--path", "src/**", "--path", "docs/*.md"),
         *("--executor", "exec", "--runner", "claude", "--timeout", "60", "--max-runs", "2"),
-        *("--not-after", "2030-01-31T12:00:00+02:00"),
+        *("--not-after", "2030-01-31T12:00:00+02:00", "--parallel", "3"),
     )
     assert set(row) == DRAFT_FIELDS
     assert row["title"] == "A title"
@@ -551,7 +551,9 @@ def test_draft_takes_every_flag(sh: Shell) -> None:
         "not_after": "2030-01-31T10:00:00Z",
         "timeout_s": 60,
         "network": None,
+        "parallel": 3,
     }
+    assert "parallel=3" in sh.ok("show", row["id"])
     raw = sh("show", row["id"], "--raw").raw
     assert raw == sh.site.git("cat-file", "blob", row["blob"]).encode() + b""
     assert sh.json("show", row["id"]) == row
@@ -593,6 +595,13 @@ def test_draft_takes_a_file_or_standard_input_verbatim(sh: Shell, tmp_path: Path
         (("draft", "x", "--timeout", "0"), b"", 2, "run.timeout_s"),
         (("draft", "x", "--max-runs", "-1"), b"", 2, "run.max_runs"),
         (("draft", "x", "--not-after", "tomorrow"), b"", 2, "not a time"),
+        (("draft", "x", "--not-after", "+2y"), b"", 2, "not a time"),
+        (("draft", "x", "--not-after", "2030-02-31"), b"", 2, "not a time"),
+        (("draft", "x", "--not-after", "+999999d"), b"", 2, "not a time"),
+        (("draft", "x", "--not-after", "2020-01-31"), b"", 2, "the time is over"),
+        (("draft", "x", "--not-after", "2020-01-31T12:00:00Z"), b"", 2, "the time is over"),
+        (("draft", "x", "--not-after", "+0d"), b"", 2, "the time is over"),
+        (("draft", "x", "--parallel", "0"), b"", 2, "run.parallel"),
         (("draft", "x", "--not-after", "2030-01-31T12:00:00"), b"", 2, "not a time"),
     ],
 )
@@ -602,6 +611,28 @@ def test_draft_refuses_what_no_draft_can_hold(
     before = objects(sh.site), sh.site.git("for-each-ref")
     sh.refused(*argv, stdin=stdin, status=status, says=says)
     assert (objects(sh.site), sh.site.git("for-each-ref")) == before
+
+
+def test_not_after_takes_a_date_or_a_distance(sh: Shell) -> None:
+    assert sh.json("draft", "x", "--not-after", "2030-01-31")["run"]["not_after"] == "2030-01-31T23:59:59Z"
+    for given, hours in (("+2d", 48), ("+12h", 12)):
+        found = datetime.fromisoformat(sh.json("draft", "x", "--not-after", given)["run"]["not_after"])
+        left = (found - datetime.now(UTC)).total_seconds() - hours * 3600
+        assert -120 < left <= 1
+
+
+def test_approve_and_show_warn_when_the_last_moment_is_near_or_over(sh: Shell) -> None:
+    far, near = sh.draft("Far.", "--not-after", "+3d"), sh.draft("Near.", "--not-after", "+5h")
+    over = sh.draft("Over.")
+    path = ids.path_of(over)
+    head, _, rest = sh("show", over, "--raw").raw.partition(b"+++\nOver.")
+    put(sh.site, path, head + b'[run]\nnot_after = "2020-01-31T12:00:00Z"\n+++\nOver.' + rest)
+    assert "no run after" not in sh.ok("show", far)
+    assert re.search(r"!  no run after \S+Z: that is in [45] h", sh.ok("show", near))
+    assert "that time is over" in sh.ok("show", over)
+    assert "no run after" not in sh("approve", far, "--yes").err
+    assert "that is in" in sh("approve", near, "--yes").err
+    assert "that time is over" in sh("approve", over, "--yes", "--expect", sh.digest(over)).err
 
 
 def test_tx_26_a_draft_of_just_256_kib_is_filed_and_approved(sh: Shell) -> None:
@@ -925,6 +956,24 @@ def test_edit_replaces_labels_paths_and_context(sh: Shell) -> None:
     assert sh.json("edit", ulid, "--path", "")["target"]["paths"] == []
     sh.refused("edit", ulid, "--context", "novalue", status=2, says="KEY=VALUE")
     sh.refused("edit", ulid, "--path", "../up", status=2, says="target.paths")
+
+
+def test_edit_takes_base_and_run_settings_like_draft(sh: Shell) -> None:
+    ulid = sh.draft("Do it.", "--path", "src/**", "--runner", "claude", "--timeout", "60")
+    given = ("--base", "main", "--executor", "exec", "--max-runs", "2", "--not-after", "2030-01-31", "--parallel", "2")
+    row = sh.json("edit", ulid, *given, "--timeout", "90")
+    assert row["target"] == {"base": sh.site.git("rev-parse", "main"), "branch": "main", "paths": ["src/**"]}
+    assert {name: value for name, value in row["run"].items() if value is not None} == {
+        **{"executor": "exec", "runner": "claude", "max_runs": 2, "timeout_s": 90, "parallel": 2},
+        "not_after": "2030-01-31T23:59:59Z",
+    }
+    row = sh.json("edit", ulid, "--base", "", "--runner", "", "--executor", "", "--not-after", "", "--path", "docs/**")
+    assert row["target"] == {"base": None, "branch": None, "paths": ["docs/**"]}
+    assert {name for name, value in row["run"].items() if value is not None} == {"max_runs", "timeout_s", "parallel"}
+    assert row["revision"] == 3
+    sh.refused("edit", ulid, "--timeout", "0", status=2, says="run.timeout_s")
+    sh.refused("edit", ulid, "--not-after", "2020-01-31", status=2, says="the time is over")
+    sh.refused("edit", ulid, "--base", "no-such-branch", status=2, says="--base")
 
 
 def test_edit_gives_a_new_revision(sh: Shell) -> None:

@@ -629,7 +629,16 @@ def test_list_show_and_log_tell_why_a_draft_is_in_error(sh: Shell, chat: Chat) -
     row = failed(sh, "Do it")
     reason = "local: HTTP 401: no such luck"
     assert row["error"] == reason
-    assert sh.ok("list", "--status", "error").split("\t")[1:] == ["error", "Alice", row["updated_at"], "Do it", "", "", "", reason]
+    assert sh.ok("list", "--status", "error").split("\t")[1:] == [
+        "error",
+        "Alice",
+        row["updated_at"],
+        "Do it",
+        "",
+        "",
+        "",
+        reason,
+    ]
     shown = sh.ok("show", row["id"])
     assert f"error  {reason}" in shown
     assert "status  error" in shown

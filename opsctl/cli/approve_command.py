@@ -54,6 +54,8 @@ def register(app: typer.Typer) -> None:
             if draft.status == "draft" and not yes and not _agreed(session, draft):
                 session.say(f"d_{draft.ulid} was not approved")
                 continue
+            if yes and draft.status == "draft" and (late := render.too_late(draft.document)):
+                session.say(f"d_{draft.ulid}: {late}")
             outcome = session.workspace.approvals.approve(
                 draft.ulid, expect=digest, allow_chars=allowed, allow_secrets=frozenset(allow_secret)
             )

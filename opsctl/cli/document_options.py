@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from opsctl.cli.session import now
 from opsctl.document import EXECUTORS
 from opsctl.errors import OpsError
+from opsctl.models import utc
 
 
 def complete_executor(incomplete: str) -> list[str]:
@@ -30,7 +32,10 @@ Runner = Annotated[str | None, typer.Option("--runner", metavar="NAME", help="A 
 Timeout = Annotated[int | None, typer.Option("--timeout", metavar="S", help="Seconds a run may take.")]
 Network = Annotated[bool, typer.Option("--network", help="Ask for the network in the sandbox.")]
 MaxRuns = Annotated[int | None, typer.Option("--max-runs", metavar="N", help="How often it may run.")]
-NotAfter = Annotated[str | None, typer.Option("--not-after", metavar="TIME", help="No run later (UTC).")]
+NotAfter = Annotated[
+    str | None, typer.Option("--not-after", metavar="TIME", help="No run later: a UTC time, a date, +2d, +12h.")
+]
+Parallel = Annotated[int | None, typer.Option("--parallel", metavar="N", help="How many runs at once; else one.")]
 Source = Annotated[str | None, typer.Option("--from", metavar="ID", help="Begin with what it has.")]
 
 NewTitle = Annotated[str | None, typer.Option("--title", "-t", metavar="T", help="The new title.")]
@@ -39,7 +44,23 @@ NewLabels = Annotated[
     list[str], typer.Option("--label", "-l", metavar="L", help="In place of all labels; '' for none.")
 ]
 NewContext = Annotated[list[str], typer.Option("--context", metavar="K=V", help="In place of all; '' for none.")]
+NewBase = Annotated[str | None, typer.Option("--base", metavar="REV", help="The new base; '' for none.")]
+NewExecutor = Annotated[
+    str | None,
+    typer.Option(
+        "--executor", metavar="E", help="claim, provider or exec; '' for any.", autocompletion=complete_executor
+    ),
+]
+NewRunner = Annotated[str | None, typer.Option("--runner", metavar="NAME", help="The new runner; '' for none.")]
+NewNotAfter = Annotated[str | None, typer.Option("--not-after", metavar="TIME", help="As in draft; '' for no limit.")]
 NewPaths = Annotated[list[str], typer.Option("--path", metavar="GLOB", help="In place of all paths; '' for none.")]
+
+
+def until(given: str | None) -> str | None:
+    """The last moment as the file holds it; nothing for nothing. Raises `bad_input`."""
+    from opsctl.workspace.drafts import last_moment
+
+    return utc(last_moment(given, now())) if given else None
 
 
 def replacing(values: Sequence[str]) -> tuple[str, ...] | None:

@@ -14,7 +14,7 @@ from opsctl.cli.app import command
 from opsctl.cli.options import AllowSecret, decoded, read_file, typed
 from opsctl.cli.session import Session
 from opsctl.errors import OpsError
-from opsctl.models import Document, RunSettings, draft_json, utc
+from opsctl.models import Document, RunSettings, draft_json
 
 if TYPE_CHECKING:
     from opsctl.models import Draft
@@ -42,6 +42,7 @@ def register(app: typer.Typer) -> None:
         network: options.Network = False,
         max_runs: options.MaxRuns = None,
         not_after: options.NotAfter = None,
+        parallel: options.Parallel = None,
         allow_secret: AllowSecret = [],
         source: options.Source = None,
     ) -> None:
@@ -49,11 +50,11 @@ def register(app: typer.Typer) -> None:
 
         Without text on a terminal your editor opens.
         """
-        from opsctl.workspace.drafts import NewDraft, utc_time
+        from opsctl.workspace.drafts import NewDraft
 
         before = _source(session, source) if source is not None else None
-        until = utc(utc_time(not_after)) if not_after else None
-        run = RunSettings(executor, runner, max_runs, until, timeout_s=timeout, network=network or None)
+        until, limits = options.until(not_after), {"timeout_s": timeout, "parallel": parallel}
+        run = RunSettings(executor, runner, max_runs, until, network=network or None, **limits)
         written = _prompt(session, prompt, file, before.prompt if before else None)
         new = NewDraft(
             prompt=written,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 
 import typer
@@ -28,6 +29,13 @@ def register(app: typer.Typer) -> None:
         label: options.NewLabels = [],
         context: options.NewContext = [],
         path: options.NewPaths = [],
+        base: options.NewBase = None,
+        executor: options.NewExecutor = None,
+        runner: options.NewRunner = None,
+        timeout: options.Timeout = None,
+        max_runs: options.MaxRuns = None,
+        not_after: options.NewNotAfter = None,
+        parallel: options.Parallel = None,
         expect: Expect = None,
         allow_secret: AllowSecret = [],
     ) -> None:
@@ -39,8 +47,11 @@ def register(app: typer.Typer) -> None:
         workspace = session.workspace
         _, ulid = session.resolve_to_change(identifier)
         data = None
-        if file is None and title is None and not (label or context or path):
-            session.require_person("edit", "give --file PATH, --file -, --title, --label, --path or --context")
+        wanted = {"executor": executor, "runner": runner, "not_after": not_after}
+        limits = {"timeout_s": timeout, "max_runs": max_runs, "parallel": parallel}
+        run = {name: value for name, value in {**wanted, **limits}.items() if value is not None}
+        if file is None and title is None and base is None and not (label or context or path or run):
+            session.require_person("edit", "say what to change: --file PATH, --file -, --title; opsctl edit --help")
             before = workspace.drafts.require_pending(ulid, "edited")
             expect = expect or before.digest
             data = editor.edit(workspace.drafts.content(before), suffix=".md", chosen=workspace.editor)
@@ -55,6 +66,8 @@ def register(app: typer.Typer) -> None:
                 labels=options.replacing(label),
                 context=None if given is None else options.pairs(given),
                 paths=options.replacing(path),
+                base=base,
+                run=_settings(run),
                 data=data,
                 expect=expect,
                 allow_secrets=frozenset(allow_secret),
@@ -64,3 +77,11 @@ def register(app: typer.Typer) -> None:
         else:
             session.data(draft.digest)
             session.say(f"d_{ulid}: revision {draft.revision}, {short(draft.digest)}" if changed else "nothing changed")
+
+
+def _settings(run: Mapping[str, str | int]) -> dict[str, str | int | None]:
+    """The settings that change, as the file holds them; an empty text takes one out."""
+    found: dict[str, str | int | None] = {name: None if value == "" else value for name, value in run.items()}
+    if "not_after" in run:
+        found["not_after"] = options.until(str(run["not_after"]))
+    return found

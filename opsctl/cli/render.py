@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from opsctl import risk, text
-from opsctl.cli.session import Session, age
+from opsctl.cli.session import Session, age, now
 from opsctl.diffing import Piece
 from opsctl.document import short
 from opsctl.models import Step, utc
@@ -23,6 +23,8 @@ _DONE = {
     "approve": "approved",
     "revoke": "revoked",
 }
+_SETTINGS = ("executor", "runner", "timeout_s", "max_runs", "not_after", "network", "parallel")
+_NEAR = timedelta(days=1)
 _MARKS = {"+": "green", "-": "red", "@": "blue"}
 
 
@@ -90,9 +92,7 @@ def approved_lines(session: Session, item: Approved, content: bytes) -> list[str
 
 def _document_facts(document: Document) -> list[tuple[str, str]]:
     target, run = document.target, document.run
-    settings = [
-        (name, getattr(run, name)) for name in ("executor", "runner", "timeout_s", "max_runs", "not_after", "network")
-    ]
+    settings = [(name, getattr(run, name)) for name in _SETTINGS]
     base = f"{target.base[:12]}{f' ({target.branch})' if target.branch else ''}" if target.base else ""
     return [
         ("labels", ", ".join(document.labels)),
@@ -120,9 +120,22 @@ def warnings(session: Session, content: str, document: Document) -> list[str]:
     for word in text.mixed_script(content)[:10]:
         points = ", ".join(f"{text.label(point)} {text.name(point)}" for point in word.codepoints[:4])
         rows.append(f"line {word.line}: {text.one_line(word.word, 60)} mixes scripts: {points}")
+    if late := too_late(document):
+        rows.append(late)
     for hint in risk.hints(document.prompt, document.target.paths):
         rows.append(f"line {hint.line}: {hint.kind.replace('_', ' ')}: {text.one_line(hint.text, 80)}")
     return [session.paint(f"         !  {row}", "yellow") for row in rows]
+
+
+def too_late(document: Document) -> str | None:
+    """What to say where the last moment for a run is over, or less than a day away."""
+    last = document.run.not_after
+    left = datetime.fromisoformat(last) - now() if last else _NEAR
+    if left >= _NEAR:
+        return None
+    end = datetime.fromisoformat(last or "")
+    said = "that time is over" if left <= timedelta() else f"that is in {age(now(), at=end)}"
+    return f"no run after {last}: {said}"
 
 
 def _body(session: Session, content: str) -> list[str]:

@@ -86,7 +86,9 @@ class Session:
     def resolve_to_change(self, identifier: str) -> tuple[str | None, str]:
         """What `Workspace.resolve` finds, for a command that changes it: a slip of one letter must not name an item."""
         if len(ids.parse(identifier).part) < _LEAST_LETTERS:
-            message = f"{identifier} is too short to change something by: give at least {_LEAST_LETTERS} letters of the id"
+            message = (
+                f"{identifier} is too short to change something by: give at least {_LEAST_LETTERS} letters of the id"
+            )
             raise OpsError("bad_id", message, hint="`opsctl list` shows the ids")
         return self.workspace.resolve(identifier)
 

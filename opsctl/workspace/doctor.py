@@ -206,7 +206,9 @@ class Doctor:
         words = f"epoch {policy.epoch}, {policy.threshold} of {len(approvers)} approvers ({', '.join(approvers)})"
         yield Check("ok", "policy", words)
         if policy.highest_threshold > 1:
-            said = f"a change of the policy needs {policy.highest_threshold} signatures; no command can collect them yet"
+            said = (
+                f"a change of the policy needs {policy.highest_threshold} signatures; no command can collect them yet"
+            )
             hint = "drafts are approved as before; a later release brings the votes on a policy"
             yield Check("note", "policy", said, hint)
         try:

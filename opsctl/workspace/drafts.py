@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,8 @@ from opsctl.workspace.working import Staged, WorkingSide
 if TYPE_CHECKING:
     from opsctl.providers.port import Generation
 
+_AHEAD = re.compile(r"\+([0-9]{1,4})([dh])")
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 NO_ANSWER = "(no answer)"
 """What stands in the file of a failed draft where the prompt belongs."""
 
@@ -158,6 +161,8 @@ class Drafts:
         labels: tuple[str, ...] | None = None,
         context: Mapping[str, str] | None = None,
         paths: tuple[str, ...] | None = None,
+        base: str | None = None,
+        run: Mapping[str, str | int | None] | None = None,
         data: bytes | None = None,
         expect: str | None = None,
         allow_secrets: frozenset[str] = frozenset(),
@@ -165,6 +170,7 @@ class Drafts:
     ) -> tuple[Draft, bool]:
         """Give a pending draft a new revision: what is given replaces what was there; `data` is a whole new file.
 
+        An empty `base` takes the old one out; `run` holds only the settings that change, None takes one out.
         Returns the draft and whether anything changed. Raises `already_decided`, `stale_revision`, and what `create`
         raises.
         """
@@ -175,7 +181,7 @@ class Drafts:
             nonlocal changed
             before = self.require_pending(ulid, "edited")
             check_expected(before, expect)
-            new = data if data is not None else documents.build(_revised(self._signed(before), given, paths))
+            new = data if data is not None else documents.build(self._revised(before, given, paths, base, run or {}))
             document = documents.parse(new)
             if document.ulid != ulid:
                 raise OpsError("bad_document", f"the file's id is d_{document.ulid}; it must stay d_{ulid}")
@@ -196,6 +202,26 @@ class Drafts:
             hint = f"read the whole file and sign that: opsctl edit d_{before.ulid}"
             raise OpsError("role", f"nobody has signed the text of d_{before.ulid} that is on ops/drafts", hint=hint)
         return replace(before, document=documents.parse(self._repo.blob(entry.oid)), error=None)
+
+    def _revised(
+        self,
+        before: Draft,
+        given: Mapping[str, Any],
+        paths: tuple[str, ...] | None,
+        base: str | None,
+        run: Mapping[str, Any],
+    ) -> Document:
+        """The old document with what is given in place of what was there."""
+        before = self._signed(before)
+        if before.error:
+            raise OpsError("bad_document", before.error, hint=f"mend the whole file: opsctl edit d_{before.ulid}")
+        document, target = before.document, before.document.target
+        if base is not None:
+            target = self._target(base or None, target.paths)
+        if paths is not None:
+            target = replace(target, paths=paths)
+        changes = {name: value for name, value in given.items() if value is not None}
+        return replace(document, **changes, target=target, run=replace(document.run, **run))
 
     def _staged_edit(self, ulid: str, entry: Entry, title: str, allowed: Mapping[str, str]) -> Staged:
         trailers = {"Ops-Kind": "edit", "Ops-Id": ulid, **allowed}
@@ -354,14 +380,6 @@ def check_expected(draft: Draft, expect: str | None) -> None:
         )
 
 
-def _revised(before: Draft, given: Mapping[str, Any], paths: tuple[str, ...] | None) -> Document:
-    if before.error:
-        raise OpsError("bad_document", before.error, hint=f"mend the whole file: opsctl edit d_{before.ulid}")
-    target = before.document.target
-    changes = {name: value for name, value in given.items() if value is not None}
-    return replace(before.document, **changes, target=target if paths is None else replace(target, paths=paths))
-
-
 def _allowed(data: bytes, allowed: frozenset[str]) -> dict[str, str]:
     """The trailer that records allowed secrets. Raises `secret_found` for one that is not allowed."""
     found = secretscan.find(data.decode())
@@ -402,12 +420,30 @@ def _way_on(draft: Draft) -> str:
     return ways.get(draft.status, "")
 
 
-def utc_time(text: str) -> datetime:
-    """A time that a person typed: ISO 8601 with a zone. Raises `bad_input`."""
+def last_moment(text: str, now: datetime) -> datetime:
+    """The UTC time until which a person allows something: ISO 8601 with a zone, a date to its end, +2d or +12h.
+
+    Raises `bad_input`, also for a time that is over.
+    """
     try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
+        when = _moment(text, now)
+        when = when.astimezone(UTC) if when.tzinfo else None
+    except (ValueError, OverflowError):
         when = None
-    if when is None or when.tzinfo is None:
-        raise OpsError("bad_input", f"not a time with a zone: {text[:60]!a}", hint="for example 2030-01-31T12:00:00Z")
-    return when.astimezone(UTC)
+    if when is None:
+        hint = "for example 2030-01-31T12:00:00Z, 2030-01-31 (to the end of that day, UTC), +2d or +12h"
+        raise OpsError("bad_input", f"not a time with a zone: {text[:60]!a}", hint=hint)
+    if when <= now:
+        hint = "give a later one, such as +2d; the time is UTC where no zone is named"
+        raise OpsError("bad_input", f"the time is over: {text[:60]!a}", hint=hint)
+    return when
+
+
+def _moment(text: str, now: datetime) -> datetime:
+    if ahead := _AHEAD.fullmatch(text):
+        return now.replace(microsecond=0) + int(ahead[1]) * (
+            timedelta(days=1) if ahead[2] == "d" else timedelta(hours=1)
+        )
+    if _DAY.fullmatch(text):
+        return datetime.fromisoformat(f"{text}T23:59:59Z")
+    return datetime.fromisoformat(text)
