@@ -38,10 +38,21 @@ class Ballot:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """So many of these principals have to sign."""
+    """So many of these principals have to sign; the rule that asks for it, or None for the threshold of all."""
 
     threshold: int
     eligible: frozenset[str]
+    rule: Rule | None = None
+
+    def reason(self, document: Document) -> str:
+        """Which rule asks, and for want of what in the draft; empty where it is the threshold of all drafts."""
+        if self.rule is None:
+            return ""
+        wanted = [*self.rule.paths, *(f"executor {name}" for name in self.rule.executors)]
+        lacks = ["path"] if self.rule.paths and not document.target.paths else []
+        lacks += ["executor"] if self.rule.executors and not document.run.executor else []
+        why = f": this draft names no {' and no '.join(lacks)}" if lacks else ""
+        return f"rule {', '.join(wanted) or 'for every draft'}{why}"
 
 
 def signed_by(commit: Commit, policy: Policy) -> tuple[Signer, frozenset[str]]:
@@ -93,7 +104,7 @@ class Quorum:
         everyone = _holders(policy, "approver")
         rules = [rule for rule in policy.rules if _applies(rule, document)]
         needs = [Need(policy.threshold, everyone)]
-        needs += [Need(rule.threshold, everyone & set(rule.approvers or everyone)) for rule in rules]
+        needs += [Need(rule.threshold, everyone & set(rule.approvers or everyone), rule) for rule in rules]
         return cls(policy, "approver", tuple(needs))
 
     @classmethod

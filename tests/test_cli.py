@@ -964,8 +964,8 @@ def test_edit_takes_base_and_run_settings_like_draft(sh: Shell) -> None:
     row = sh.json("edit", ulid, *given, "--timeout", "90")
     assert row["target"] == {"base": sh.site.git("rev-parse", "main"), "branch": "main", "paths": ["src/**"]}
     assert {name: value for name, value in row["run"].items() if value is not None} == {
-        **{"executor": "exec", "runner": "claude", "max_runs": 2, "timeout_s": 90, "parallel": 2},
-        "not_after": "2030-01-31T23:59:59Z",
+        **dict.fromkeys(("max_runs", "parallel"), 2),
+        **{"executor": "exec", "runner": "claude", "timeout_s": 90, "not_after": "2030-01-31T23:59:59Z"},
     }
     row = sh.json("edit", ulid, "--base", "", "--runner", "", "--executor", "", "--not-after", "", "--path", "docs/**")
     assert row["target"] == {"base": None, "branch": None, "paths": ["docs/**"]}
@@ -1329,6 +1329,20 @@ def test_a_policy_that_nobody_could_satisfy_or_read_is_refused(
 ) -> None:
     text = policy_of({"alice": sh.site.home.public("alice")})
     sh.refused("policy", "set", "-", stdin=change(text), status=2, says=says)
+
+
+def test_below_the_threshold_approve_and_show_name_the_rule_that_asks(sh: Shell, bob: Home) -> None:
+    people = {"alice": sh.site.home.public("alice"), "bob": bob.public("bob")}
+    rule = '[[rule]]\npaths = ["infra/**"]\nthreshold = 2\n'
+    sh.ok("policy", "set", "-", "--freeze", stdin=policy_of(people, rules=rule))
+    for options, why in (((), "rule infra/**: this draft names no path"), (("--path", "infra/x"), "rule infra/**")):
+        ulid = sh.draft("Do it.", *options)
+        assert f"signatures  0 of 2 ({why})" in sh.ok("show", ulid)
+        assert f"1 of 2 ({why}), waiting for bob" in sh("approve", ulid, "--yes").err
+        assert f"signatures  1 of 2 ({why})" in sh.ok("show", ulid)
+    free = sh.draft("Do it.", "--path", "docs/**")
+    assert "signatures" not in sh.ok("show", free)
+    assert sh.ok("approve", free, "--yes") == f"a_{free}"
 
 
 def test_ap_13_a_policy_that_needs_two_is_not_changed_by_one(two: tuple[Shell, Shell]) -> None:

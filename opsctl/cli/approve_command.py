@@ -96,9 +96,7 @@ def tell(session: Session, outcome: Outcome) -> None:
         if tally is None:
             return
         said = "you had voted already" if outcome.already else "your vote is recorded"
-        session.say(
-            f"d_{outcome.ulid}: {said}; {len(tally.have)} of {tally.needed}, waiting for {', '.join(tally.waiting_for)}"
-        )
+        session.say(f"d_{outcome.ulid}: {said}; {tally}, waiting for {', '.join(tally.waiting_for)}")
         session.result(f"d_{outcome.ulid}")
         return
     decision, name = outcome.item.decision, f"a_{outcome.ulid}"

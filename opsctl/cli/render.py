@@ -42,12 +42,19 @@ def draft_lines(session: Session, draft: Draft, content: bytes, steps: Sequence[
         *_document_facts(document),
         *_written(steps),
         ("votes", ", ".join(f"{vote.principal}: {vote.vote}" for vote in draft.votes)),
+        ("signatures", _signatures(session, draft)),
         ("asked for" if draft.status == "draft" else "reason", draft.reason or ""),
         ("error", draft.error or ""),
     ]
     rows = [_fact(session, name, value) for name, value in facts if value]
     decoded = content.decode("utf-8", "replace")
     return [*rows, *warnings(session, decoded, document), *_body(session, decoded)]
+
+
+def _signatures(session: Session, draft: Draft) -> str:
+    """How many count and how many are needed, where one is not enough."""
+    tally = session.workspace.waiting.tally(draft)
+    return str(tally) if tally and tally.needed > 1 else ""
 
 
 def _last_steps(draft: Draft, steps: Sequence[Step | Decision]) -> Iterator[tuple[str, str]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from opsctl import ids, secretscan, text
 from opsctl.errors import OpsError
 from opsctl.models import Approved, Decision, Document, Draft
-from opsctl.quorum import Quorum
+from opsctl.quorum import Need, Quorum
 from opsctl.topic import Topic
 from opsctl.violation import Violation
 from opsctl.workspace import story
@@ -26,6 +27,17 @@ class Tally:
     have: tuple[str, ...]
     needed: int
     waiting_for: tuple[str, ...]
+    why: tuple[str, ...] = ()
+    """The rules that ask for more than is there."""
+
+    def __str__(self) -> str:
+        because = f" ({'; '.join(self.why)})" if self.why else ""
+        return f"{len(self.have)} of {self.needed}{because}"
+
+
+def reasons(needs: Iterable[Need], document: Document) -> tuple[str, ...]:
+    """Each rule that asks, once."""
+    return tuple(dict.fromkeys(filter(None, (need.reason(document) for need in needs))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +159,7 @@ class Approvals:
             return None
         waiting = sorted({name for need in missing for name in need.eligible} - counted - authors)
         needed = max(need.threshold for need in missing)
-        tally = Tally(tuple(sorted(counted)), needed, tuple(waiting))
+        tally = Tally(tuple(sorted(counted)), needed, tuple(waiting), reasons(missing, draft.document))
         return Outcome(draft.ulid, draft.digest, None, tally, already=me in yes)
 
     def authors(self, quorum: Quorum, members: Topic, draft: Draft) -> set[str]:

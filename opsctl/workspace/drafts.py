@@ -425,11 +425,12 @@ def last_moment(text: str, now: datetime) -> datetime:
 
     Raises `bad_input`, also for a time that is over.
     """
+    when: datetime | None = None
     try:
-        when = _moment(text, now)
-        when = when.astimezone(UTC) if when.tzinfo else None
+        given = _moment(text, now)
+        when = given.astimezone(UTC) if given.tzinfo else None
     except (ValueError, OverflowError):
-        when = None
+        pass
     if when is None:
         hint = "for example 2030-01-31T12:00:00Z, 2030-01-31 (to the end of that day, UTC), +2d or +12h"
         raise OpsError("bad_input", f"not a time with a zone: {text[:60]!a}", hint=hint)

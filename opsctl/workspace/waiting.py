@@ -8,7 +8,7 @@ from itertools import islice
 from opsctl.errors import OpsError
 from opsctl.models import Draft, Policy
 from opsctl.quorum import Quorum
-from opsctl.workspace.approvals import Approvals, Tally
+from opsctl.workspace.approvals import Approvals, Tally, reasons
 from opsctl.workspace.desk import Desk
 from opsctl.workspace.drafts import Drafts, Filter
 
@@ -36,7 +36,8 @@ class Waiting:
         waiting = {name for need in missing or quorum.needs for name in need.eligible} - authors
         furthest = max(missing or quorum.needs, key=lambda need: need.threshold - len(need.eligible & have))
         counted = have & furthest.eligible
-        return Tally(tuple(sorted(counted)), furthest.threshold, tuple(sorted(waiting - have if missing else waiting)))
+        waits = tuple(sorted(waiting - have if missing else waiting))
+        return Tally(tuple(sorted(counted)), furthest.threshold, waits, reasons(missing, draft.document))
 
     def _authors(self, policy: Policy, quorum: Quorum, draft: Draft) -> set[str]:
         """Who wrote it and does not count; only with separation of duties the topic has to be read for it."""
