@@ -301,10 +301,49 @@ def test_ap_25_init_without_a_key_says_how_to_make_one(bare_site: Site) -> None:
     assert not (bare_site.home.path / ".ssh").exists()
 
 
-def test_init_without_an_identity_says_how_to_set_one(bare_site: Site) -> None:
-    for key in ("user.name", "user.email"):
-        bare_site.home.git("config", "--global", "--unset", key)
-    assert "git config --global user.name" in Shell(bare_site).refused("init", status=6).err
+def test_init_without_an_identity_names_only_what_is_missing_and_leaves_nothing(bare_site: Site) -> None:
+    sh = Shell(bare_site)
+    bare_site.home.git("config", "--global", "--unset", "user.email")
+    done = sh.refused("init", status=6, says="git knows no user.email")
+    assert "hint: git config --global user.email you@example.com\n" in done.err
+    assert "user.name" not in done.err
+    bare_site.home.git("config", "--global", "--unset", "user.name")
+    done = sh.refused("init", status=6, says="git knows no user.name and no user.email")
+    assert 'hint: git config --global user.name "Your Name" && git config --global user.email' in done.err
+    assert "user.name" in sh.refused("init", "--email", "a@example.com", status=6).err
+    assert not (bare_site.path / ".git/opsctl").exists()
+    sh.ok("init", "--name", "Zoe", "--email", "zoe@example.com")
+
+
+def test_init_names_the_keys_of_the_home_where_none_is_configured(bare_site: Site) -> None:
+    sh, folder = Shell(bare_site), bare_site.home.path / ".ssh"
+    bare_site.home.git("config", "--global", "--unset", "user.signingkey")
+    folder.mkdir()
+    (folder / "notes.pub").write_text("no key")
+    shutil.copy(f"{bare_site.home.key('alice')}.pub", folder / "lonely.pub")
+    assert "ssh-keygen" in sh.refused("init", status=6, says="no SSH key").err
+    for name in ("id_ed25519", "id_ed25519.pub"):
+        shutil.copy(str(bare_site.home.key("alice")) + name.removeprefix("id_ed25519"), folder / name)
+    done = sh.refused("init", status=6, says="no SSH key")
+    assert "hint: opsctl init --key ~/.ssh/id_ed25519.pub\n" in done.err
+    assert not (bare_site.path / ".git/opsctl").exists()
+    sh.refused("init", "--key", "~/.ssh/missing", status=6, says="cannot be read")
+    sh.ok("init", "--key", "~/.ssh/id_ed25519.pub")
+
+
+def test_an_init_that_cannot_sign_leaves_nothing(bare_site: Site) -> None:
+    before = objects(bare_site)
+    bare_site.home.git("config", "--global", "gpg.ssh.program", "false")
+    Shell(bare_site).refused("init", status=6, says="signer")
+    assert not (bare_site.path / ".git/opsctl").exists()
+    assert objects(bare_site) == before
+
+
+def test_init_with_another_audience_says_that_it_changed_nothing(sh: Shell) -> None:
+    done = sh("init", "--audience", "another")
+    assert done.status == 0
+    assert "the audience was not changed, it is acme/app" in done.err
+    assert "audience" not in sh("init", "--audience", "acme/app").err
 
 
 @pytest.mark.parametrize(
@@ -965,7 +1004,10 @@ def test_edit_takes_base_and_run_settings_like_draft(sh: Shell) -> None:
     assert row["target"] == {"base": sh.site.git("rev-parse", "main"), "branch": "main", "paths": ["src/**"]}
     assert {name: value for name, value in row["run"].items() if value is not None} == {
         **dict.fromkeys(("max_runs", "parallel"), 2),
-        **{"executor": "exec", "runner": "claude", "timeout_s": 90, "not_after": "2030-01-31T23:59:59Z"},
+        "executor": "exec",
+        "runner": "claude",
+        "timeout_s": 90,
+        "not_after": "2030-01-31T23:59:59Z",
     }
     row = sh.json("edit", ulid, "--base", "", "--runner", "", "--executor", "", "--not-after", "", "--path", "docs/**")
     assert row["target"] == {"base": None, "branch": None, "paths": ["docs/**"]}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from opsctl.cli.app import command
 from opsctl.cli.options import Key
 from opsctl.cli.session import Session
+from opsctl.errors import OpsError
+
+if TYPE_CHECKING:
+    from opsctl.workspace.founding import Founded
 
 
 def register(app: typer.Typer) -> None:
@@ -42,6 +46,16 @@ def register(app: typer.Typer) -> None:
             )
         word = "made" if made.is_new else "was here already"
         session.say(f"gate of {made.policy.audience} {word}: root {made.root[:12]}, pinned for this clone")
+        if audience and not made.is_new and audience != (now := _audience(session, made)):
+            session.say(f"the audience was not changed, it is {now}; to change it: opsctl policy edit")
         session.say(f"you are {made.principal}, with the key {made.fingerprint}")
         session.say("next: opsctl draft 'what an agent should do'")
         return session.result(made.root)
+
+
+def _audience(session: Session, made: Founded) -> str:
+    """The audience in force; while the gate is closed that of the first policy."""
+    try:
+        return session.workspace.governing.policy()[0].audience
+    except OpsError:
+        return made.policy.audience

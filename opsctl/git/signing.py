@@ -273,6 +273,17 @@ def agent_keys(environ: Mapping[str, str]) -> list[PublicKey]:
     return keys
 
 
+def keys_at_home(environ: Mapping[str, str]) -> list[str]:
+    """The public keys in ~/.ssh that could sign and have their private key beside them, as a person types them."""
+    found = []
+    for path in sorted(Path(expanded("~/.ssh", environ)).glob("*.pub")):
+        with contextlib.suppress(OSError, UnicodeDecodeError, SignatureFormatError):
+            if path.is_file() and path.with_suffix("").is_file() and path.stat().st_size < 16_384:
+                sshsig.parse_public_key(path.read_text(encoding="utf-8").strip())
+                found.append(f"~/.ssh/{shlex.quote(path.name)}")
+    return found
+
+
 def is_encrypted(path: Path) -> bool:
     """True if a private key file has a passphrase: the cipher stands in clear at its beginning."""
     try:

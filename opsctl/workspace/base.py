@@ -133,8 +133,7 @@ class Base:
             owner = self.gate().policy.owners.get(self.signer.key.line)
             if owner:
                 return name or owner.name, email or owner.email
-        hint = 'git config --global user.name "Your Name"; git config --global user.email you@example.com'
-        raise OpsError("no_identity", "git knows no user.name and user.email", hint=hint)
+        raise no_identity(name, email)
 
     @cached_property
     def signer(self) -> Signer:
@@ -216,6 +215,14 @@ class Base:
         """True if the marked tip (or the one that a sync was moving to) is on the first-parent chain."""
         places = [scratch.ledger.position(tip) for tip in (mark.tip, mark.moving_to) if tip]
         return any(place is not None and place <= scratch.upto for place in places)
+
+
+def no_identity(name: str | None, email: str | None) -> OpsError:
+    """The error for a person whose name or address git does not know: what is missing, and how to set just that."""
+    missing = {"user.name": '"Your Name"'} if not name else {}
+    missing |= {"user.email": "you@example.com"} if not email else {}
+    hint = " && ".join(f"git config --global {key} {value}" for key, value in missing.items())
+    return OpsError("no_identity", f"git knows no {' and no '.join(missing)}", hint=hint)
 
 
 def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:

@@ -20,11 +20,12 @@ from opsctl.models import Policy
 from opsctl.notes import ARCHIVE, RUNS
 from opsctl.policy import judge_root
 from opsctl.policyfile import POLICY_PATH, SIGNERS_PATH
+from opsctl.sshsig import PublicKey
 from opsctl.standing import Judgement
 from opsctl.store import APPROVED, DRAFTS, NOTES, TOPICS
 from opsctl.treediff import lookup
 from opsctl.violation import Violation
-from opsctl.workspace.base import Base, bad_history
+from opsctl.workspace.base import Base, bad_history, no_identity
 from opsctl.workspace.mirror import Mirror
 from opsctl.workspace.union import is_record, refuse_unreadable
 
@@ -62,13 +63,17 @@ class Founding:
         who = self._person(name, email)
         if generate_key:
             self._generate(who)
+        root = self._stage_root(who, audience)  # signed before the lock: where that fails nothing was written
         with self._base.store.lock():
-            root = self._stage_root(who, audience)
-            self._repo.flush()
-            # pinned first: a pin without a branch is repaired by running init again, a branch without one is not
-            self._pin(root)
-            self._base.store.move(APPROVED, None, root, "opsctl: init")
-            self._base.store.move(DRAFTS, None, root, "opsctl: init")
+            before = self._repo.ref(APPROVED)
+            if before is None:
+                self._repo.flush()
+                # pinned first: a pin without a branch is repaired by running init again, a branch without one is not
+                self._pin(root)
+                self._base.store.move(APPROVED, None, root, "opsctl: init")
+                self._base.store.move(DRAFTS, None, root, "opsctl: init")
+        if before is not None:
+            return self._again(before)
         judgement = self.judged_root(root)
         self._base.memory(root).raise_to(Seen(root, root, 1))
         return _founded(judgement, is_new=True)
@@ -105,8 +110,7 @@ class Founding:
         name = name or self._base.setting("user.name")
         email = email or self._base.setting("user.email")
         if not name or not email:
-            hint = 'give --name and --email, or: git config --global user.name "Your Name"; … user.email you@here'
-            raise OpsError("no_identity", "git knows no user.name and user.email", hint=hint)
+            raise no_identity(name, email)
         self._base.who = (name, email)
         return name, email
 
@@ -116,7 +120,7 @@ class Founding:
         self._base.choose_key(str(made))
 
     def _stage_root(self, who: tuple[str, str], audience: str | None) -> str:
-        store, key = self._base.store, self._base.signer.key
+        store, key = self._base.store, self._key()
         principal = principal_name(*who)
         data = policyfile.first_policy(
             name=principal, email=who[1], key=key.line, audience=audience or self._folder_name()
@@ -133,6 +137,17 @@ class Founding:
         oid = store.stage_commit(payload, self._base.signer.sign(payload))
         self.judged_root(oid)
         return oid
+
+    def _key(self) -> PublicKey:
+        """The key to sign with; where none is chosen the error names those that are in ~/.ssh."""
+        try:
+            return self._base.signer.key
+        except OpsError as error:
+            found = signing.keys_at_home(self._base.environ)
+            if error.code == "no_signing_key" and found and not self._base.chosen_key:
+                more = f" (or {', '.join(found[1:4])})" if len(found) > 1 else ""
+                error.hint = f"opsctl init --key {found[0]}{more}"
+            raise
 
     def _folder_name(self) -> str:
         common = self._repo.common
