@@ -205,6 +205,20 @@ def test_a_line_that_does_not_fit_is_one_error_and_a_hint(sh: Shell, argv: tuple
     assert "--help" in done.err
 
 
+def test_help_with_a_command_is_its_help(sh: Shell) -> None:
+    assert sh.ok("help") == sh.ok("--help")
+    assert sh.ok("help", "approve") == sh.ok("approve", "--help")
+    assert sh.ok("help", "policy", "set") == sh.ok("policy", "set", "--help")
+    sh.refused("help", "frobnicate", status=2, says="frobnicate")
+
+
+def test_a_closed_standard_input_is_an_empty_one(sh: Shell) -> None:
+    for line, status in (("list", 0), ("draft", 2)):
+        argv = ["sh", "-c", f'exec "$0" -m opsctl {line} <&-', sys.executable]
+        done = subprocess.run(argv, cwd=sh.site.path, env=sh.site.home.environ, capture_output=True, timeout=30)
+        assert (done.returncode, b"a bug" in done.stderr) == (status, False)
+
+
 def test_minus_c_works_before_and_after_the_command(sh: Shell, tmp_path: Path) -> None:
     ulid = sh.draft("Do it.")
     here, repo = sh.site.path / "src", str(sh.site.path)
@@ -650,6 +664,16 @@ def test_draft_refuses_what_no_draft_can_hold(
     before = objects(sh.site), sh.site.git("for-each-ref")
     sh.refused(*argv, stdin=stdin, status=status, says=says)
     assert (objects(sh.site), sh.site.git("for-each-ref")) == before
+
+
+def test_draft_reads_a_text_that_is_piped_in(sh: Shell) -> None:
+    text = "# Título\n\nDo it.\n"
+    row = sh.json("draft", "--label", "a", stdin=text.encode())
+    assert (row["prompt"], row["labels"]) == (text, ["a"])
+    assert sh.json("draft", "Mine.", stdin=text.encode())["prompt"] == "Mine."
+    sh.refused("draft", stdin=b" \n", status=2, says="nothing to draft")
+    sh.refused("draft", stdin=b"a\0b", status=2, says="byte 1: NUL")
+    sh.refused("draft", stdin=b"x" * (256 * 1024 + 1), status=2, says="262,144 bytes")
 
 
 def test_not_after_takes_a_date_or_a_distance(sh: Shell) -> None:
@@ -1665,6 +1689,19 @@ def test_cc_13_doctor_removes_a_stale_lock(sh: Shell) -> None:
     lock.touch()
     os.utime(lock, (1, 1))
     assert sh.ok("approve", ulid, "--yes")
+
+
+def test_doctor_on_a_closed_gate_does_not_hint_at_itself(sh: Shell) -> None:
+    sh.approved("Do it.")
+    tip = sh.site.tip()
+    plain = sh.site.git("commit-tree", "-p", tip, "-m", "unsigned", f"{tip}^{{tree}}")
+    for target in (plain, f"{tip}~1"):
+        sh.site.git("update-ref", "refs/heads/ops/approved", target)
+        shown = sh("doctor")
+        assert shown.status == 5
+        assert "gate: closed" in shown.out
+        assert "git update-ref refs/heads/ops/approved" in shown.out
+        assert not re.search("hint:.*opsctl doctor(?! --fix)", shown.out)
 
 
 def test_doctor_makes_ops_drafts_again(sh: Shell) -> None:

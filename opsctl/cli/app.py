@@ -52,7 +52,10 @@ COMMANDS: dict[str, str] = {
 """Every command and the module of this package that holds it."""
 
 Registrar = Callable[[typer.Typer], None]
-_HELP = "A human approval gate for agent work, kept in git: drafts, signed approvals, verification."
+_HELP = (
+    "A human approval gate for agent work, kept in git: drafts, signed approvals, verification. "
+    "`opsctl help COMMAND` explains one."
+)
 
 
 class Group(typer.core.TyperGroup):
@@ -137,6 +140,11 @@ def build(names: Sequence[str] | None = None) -> typer.Typer:
     return app
 
 
+def _help(arguments: Sequence[str]) -> Sequence[str]:
+    """`help COMMAND` as `COMMAND --help`."""
+    return [*arguments[1:], "--help"] if arguments[:1] and arguments[0] == "help" else arguments
+
+
 def _needed(arguments: Sequence[str]) -> list[str] | None:
     """The one command that is called, so that only its module is imported; None where all are needed."""
     if any(name.startswith("_") and name.endswith("_COMPLETE") for name in os.environ):
@@ -152,6 +160,7 @@ def run(arguments: Sequence[str]) -> int:
     _settle_streams()
     as_json = "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
     try:
+        arguments = _help(arguments)
         status = build(_needed(arguments))(list(arguments), prog_name=_program(), standalone_mode=False)
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
@@ -181,7 +190,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def _settle_streams() -> None:
     """Closed streams become the null device, and LANG=C must not turn a name into a traceback."""
-    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  it lives as long as we do
+    sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: SIM115  it lives as long as we do
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

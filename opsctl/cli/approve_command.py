@@ -49,10 +49,10 @@ def register(app: typer.Typer) -> None:
             session.require_person("approve", "if you have read it: opsctl approve ID --expect DIGEST --yes")
         allowed = text.parse_allowed(allow_char)
         wanted = [_named(session, one, expect, yes) for one in identifiers]
-        done = []
+        done, declined = [], []
         for draft, digest in wanted:
             if draft.status == "draft" and not yes and not _agreed(session, draft):
-                session.say(f"d_{draft.ulid} was not approved")
+                declined.append(f"d_{draft.ulid}")
                 continue
             if yes and draft.status == "draft" and (late := render.too_late(draft.document)):
                 session.say(f"d_{draft.ulid}: {late}")
@@ -64,6 +64,9 @@ def register(app: typer.Typer) -> None:
                 tell(session, outcome)
         if session.as_json:
             session.emit([_json(session, outcome) for outcome in done])
+        if declined:
+            were = "was" if len(declined) == 1 else "were"
+            raise OpsError("needs_confirmation", f"{', '.join(declined)} {were} not approved")
 
 
 def _named(session: Session, argument: str, expect: str | None, yes: bool) -> tuple[Draft, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,7 +49,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """File a draft: a prompt that waits for approval. Prints its id.
 
-        Without text on a terminal your editor opens.
+        Without text on a terminal your editor opens; from a pipe the text is read.
         """
         from opsctl.workspace.drafts import NewDraft
 
@@ -102,8 +103,11 @@ def _prompt(session: Session, prompt: str | None, file: str | None, before: str 
         return typed(prompt)
     if before is not None:
         return before
+    piped = b"" if sys.stdin.isatty() else read_file("-", limit=_LIMIT)
+    if piped.strip():
+        return decoded(piped)
     if not session.person_is_here:
-        hint = "give the text, --file PATH, or --file - to read it from a pipe"
+        hint = "give the text, --file PATH, or pipe it in"
         raise OpsError("usage", "nothing to draft: no text, and no terminal to write it in", hint=hint)
     written = editor.edit(b"", suffix=".md", chosen=session.workspace.editor)
     if not written.strip():

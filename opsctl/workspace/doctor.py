@@ -57,7 +57,7 @@ class Doctor:
         try:
             return list(part(fix))
         except OpsError as error:
-            return [Check("problem", part.__name__.strip("_"), error.message, error.hint)]
+            return [Check("problem", part.__name__.strip("_"), error.message, _onward(error.hint))]
 
     def _versions(self, _: bool) -> Iterator[Check]:
         git = self._first_line("git", "--version")
@@ -110,7 +110,7 @@ class Doctor:
         try:
             gate = self._desk.refresh().require_gate()
         except OpsError as error:
-            yield Check("problem", "gate", f"closed: {error.message}", error.hint)
+            yield Check("problem", "gate", f"closed: {error.message}", _onward(error.hint))
             yield from self._way_back(error)
             return
         by = "pin" if self._base.pins.find(self._repo.common) else "OPSCTL_TRUST_ROOT"
@@ -276,3 +276,10 @@ class Doctor:
             return f"{argv[0]} does not answer"
         lines = (done.stdout or done.stderr).decode("utf-8", "replace").splitlines()
         return lines[0].strip() if lines else ""
+
+
+def _onward(hint: str | None) -> str | None:
+    """The hint of an error, for one who has come to the doctor already."""
+    if hint is None or "opsctl doctor" not in hint or "--fix" in hint:
+        return hint
+    return "opsctl verify names the rule that is broken"
