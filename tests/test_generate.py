@@ -253,7 +253,7 @@ def test_a_revision_needs_an_approval_of_its_own(sh: Shell, chat: Chat, tmp_path
     bob = make_home(tmp_path / "bob", "Bob", "bob@example.com")
     policy = tmp_path / "policy.toml"
     policy.write_bytes(policy_of({"alice": sh.site.home.public("alice"), "bob": bob.public("bob")}, threshold=2))
-    sh.ok("policy", "set", str(policy), "--yes")
+    sh.ok("policy", "set", str(policy), "--yes", "--freeze")
     ulid = sh.ok("generate", "Do it")
     sh.ok("approve", ulid, "--yes")
     assert [vote["vote"] for vote in sh.json("show", ulid)["votes"]] == ["approve"]
@@ -679,7 +679,7 @@ def test_where_authors_sign_the_answer_is_signed_and_a_failure_needs_no_signatur
     people = {"alice": sh.site.home.public("alice"), "bob": bob.public("bob")}
     policy = tmp_path / "policy.toml"
     policy.write_bytes(policy_of(people, more="separation_of_duties = true\n"))
-    sh.ok("policy", "set", str(policy), "--yes")
+    sh.ok("policy", "set", str(policy), "--yes", "--freeze")
     ulid = sh.ok("generate", "Do it")
     assert "gpgsig" in sh.site.git("cat-file", "commit", f"refs/ops/topics/{ulid[2:]}")
     sh.refused("approve", ulid, "--yes", status=3)  # who asked the model is the author
