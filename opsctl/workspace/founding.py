@@ -20,6 +20,7 @@ from opsctl.models import Policy
 from opsctl.notes import ARCHIVE, RUNS
 from opsctl.policy import judge_root
 from opsctl.policyfile import POLICY_PATH, SIGNERS_PATH
+from opsctl.sshkey import PublicKey
 from opsctl.standing import Judgement
 from opsctl.store import APPROVED, DRAFTS, NOTES, TOPICS
 from opsctl.treediff import lookup
@@ -116,7 +117,7 @@ class Founding:
         self._base.choose_key(str(made))
 
     def _stage_root(self, who: tuple[str, str], audience: str | None) -> str:
-        store, key = self._base.store, self._base.signer.key
+        store, key = self._base.store, self._own_key()
         principal = principal_name(*who)
         data = policyfile.first_policy(
             name=principal, email=who[1], key=key.line, audience=audience or self._folder_name()
@@ -133,6 +134,15 @@ class Founding:
         oid = store.stage_commit(payload, self._base.signer.sign(payload))
         self.judged_root(oid)
         return oid
+
+    def _own_key(self) -> PublicKey:
+        """The key of a new gate. The repository must not choose it: whoever made the archive has that key."""
+        chosen = self._base.signer.identity
+        if not chosen.is_own:
+            message = f"the repository's own configuration names the signing key {chosen.key.fingerprint}"
+            hint = "if it is yours: opsctl init --key FILE; or git config --global user.signingkey FILE"
+            raise OpsError("no_signing_key", message, cause=chosen.source, hint=hint)
+        return chosen.key
 
     def _folder_name(self) -> str:
         common = self._repo.common
