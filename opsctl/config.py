@@ -32,8 +32,14 @@ class Places:
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Places:
-        """From XDG variables (absolute paths only, as that specification asks) and HOME."""
+        """From XDG variables (absolute paths only, as that specification asks) and HOME. Raises `bad_config`.
+
+        Without a home in the user database `~` stays as it is: a folder that a repository may bring along.
+        """
         home = Path(environ.get("HOME") or os.path.expanduser("~"))
+        if not home.is_absolute():
+            message = f"your home folder is {os.fspath(home)[:80]!a}, which is no absolute path"
+            raise OpsError("bad_config", message, hint="set HOME to the absolute path of your home folder")
         return cls(
             _xdg(environ, "XDG_CONFIG_HOME", home / ".config") / "opsctl",
             _xdg(environ, "XDG_STATE_HOME", home / ".local" / "state") / "opsctl",
@@ -159,7 +165,7 @@ class Memory:
         """The mark, or None where nothing was verified yet. Raises `bad_config`."""
         try:
             return Seen(**json.loads(self._path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, TypeError) as error:
             hint = f"if you know why: rm {shlex.quote(str(self._path))}; the history is then verified anew"

@@ -7,10 +7,12 @@ An item is named by one ULID for its whole life: `d_<ULID>` is the draft, `a_<UL
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import pairwise
 
 from opsctl.errors import OpsError
 
@@ -122,17 +124,22 @@ def shortest_suffixes(wanted: Iterable[str], everyone: Iterable[str], *, least: 
 
     Everyone includes the wanted.
     """
-    tails: dict[str, list[str]] = {}
-    heads: dict[str, list[str]] = {}
-    for ulid in everyone:
-        tails.setdefault(ulid[-least:], []).append(ulid)
-        heads.setdefault(ulid[:least], []).append(ulid)
+    forward = sorted({*everyone})
+    backward = sorted(ulid[::-1] for ulid in forward)
+    shared: dict[str, int] = {}  # how much of its end each has in common with another: the most with a neighbour
+    for one, two in pairwise(backward):
+        length = next((place for place in range(26) if one[place] != two[place]), 26)
+        shared[one] = max(shared.get(one, 0), length)
+        shared[two] = length
     found = {}
     for ulid in wanted:
-        size = least
-        while any(other != ulid and other.endswith(ulid[-size:]) for other in tails[ulid[-least:]]) or any(
-            other != ulid and other.startswith(ulid[-size:]) for other in heads.get(ulid[-size:][:least], ())
-        ):
+        size = max(least, shared.get(ulid[::-1], 0) + 1)
+        while _begins_another(ulid[-size:], ulid, forward):
             size += 1
         found[ulid] = ulid[-size:]
     return found
+
+
+def _begins_another(part: str, ulid: str, ordered: list[str]) -> bool:
+    place = bisect_left(ordered, part)
+    return any(other != ulid and other.startswith(part) for other in ordered[place : place + 2])

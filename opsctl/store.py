@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
+from opsctl import secretscan
 from opsctl.errors import OpsError
 from opsctl.git.lock import RepoLock
 from opsctl.git.repo import RefUpdate, Repo
@@ -90,6 +91,7 @@ class Store:
         author: str | None = None,
     ) -> bytes:
         """The unsigned bytes of a commit by `who` (name, address), now; `author` keeps somebody else's line."""
+        _refuse_secret(trailers.get("Ops-Reason", ""))
         person = format_person(*who, int(self._now().timestamp()))
         message = format_message(subject, trailers)
         return format_commit(tree=tree, parents=parents, author=author or person, committer=person, message=message)
@@ -97,3 +99,10 @@ class Store:
     def stage_commit(self, payload: bytes, signature: bytes | None = None) -> str:
         """Stage a commit, with its signature if there is one."""
         return self.repo.stage(COMMIT, with_signature(payload, signature) if signature else payload)
+
+
+def _refuse_secret(reason: str) -> None:
+    """A reason is kept for ever and cannot be edited: nothing that looks like a secret may stand in it (TX-25)."""
+    for secret in secretscan.find(reason):
+        hint = "say it without; whatever was committed stays in the history"
+        raise OpsError("secret_found", f"the reason holds what looks like a secret ({secret.kind})", hint=hint)

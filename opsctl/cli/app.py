@@ -147,12 +147,17 @@ def _help(arguments: Sequence[str]) -> Sequence[str]:
 
 def _needed(arguments: Sequence[str]) -> list[str] | None:
     """The one command that is called, so that only its module is imported; None where all are needed."""
-    if any(name.startswith("_") and name.endswith("_COMPLETE") for name in os.environ):
+    if _completes():
         return None
     rest = list(arguments)
     while rest[:1] == ["-C"]:
         rest = rest[2:]
     return [rest[0]] if rest and rest[0] in COMMANDS else None
+
+
+def _completes() -> bool:
+    """True if a shell asks what a word could become."""
+    return any(name.startswith("_") and name.endswith("_COMPLETE") for name in os.environ)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -185,6 +190,8 @@ def run(arguments: Sequence[str]) -> int:
         _give_up_stdout()
         return report(_from_os(error), as_json=as_json)
     except Exception as error:
+        if _completes() and isinstance(error, (KeyError, ValueError)):
+            return report(OpsError("usage", "the shell did not say what to complete"), as_json=as_json)
         return _bug(error, as_json=as_json)
 
 

@@ -27,6 +27,7 @@ _GUARDS = (
     "advice.detachedHead=false",
 )
 _KEPT = ("HOME", "PATH", "LANG", "LC_ALL", "TMPDIR", "USER", "LOGNAME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR")
+_FOLDERS = ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "TMPDIR")
 _CONFIG = ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM")
 _NETWORK = (
     "SSH_AUTH_SOCK",
@@ -89,6 +90,9 @@ def environment(environ: Mapping[str, str], extra: Sequence[str] = (), **values:
     program that the repository's configuration may name.
     """
     kept = {name: environ[name] for name in (*_KEPT, *_CONFIG, *extra) if name in environ}
+    for name in _FOLDERS:
+        if not os.path.isabs(kept.get(name, "/")):  # git would look below the folder that it works in
+            del kept[name]
     fixed = {"GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1"}
     return kept | fixed | {"GIT_ALLOW_PROTOCOL": ""} | values
 

@@ -55,20 +55,27 @@ def read(where: Iterable[str], oid: str, limit: int | None) -> tuple[str, bytes]
         except FileNotFoundError:
             continue
         except OSError as error:
-            raise _out_of_reach(oid, error) from None
+            raise out_of_reach(oid, error) from None
         try:
             return _inflate(oid, os.read(descriptor, _CHUNK), lambda size: os.read(descriptor, size), limit)  # noqa: B023
         except OSError as error:
-            raise _out_of_reach(oid, error) from None
+            raise out_of_reach(oid, error) from None
         finally:
             os.close(descriptor)
     return None
 
 
-def _out_of_reach(oid: str, error: OSError) -> OpsError:
-    """The machine's fault, not the object's, but for an input error of the disk."""
+def has(where: Iterable[str], oid: str) -> bool:
+    """True if there is a loose object of that name; says nothing about its content."""
+    return any(os.path.exists(f"{folder}/{oid[:2]}/{oid[2:]}") for folder in where)
+
+
+def out_of_reach(oid: str, error: OSError) -> OpsError:
+    """The error for an object that cannot be opened: the machine's fault, but for an input error of the disk."""
     if error.errno == errno.EIO:
         return damaged(oid, f"it cannot be read: {error.strerror}")
+    if error.errno == errno.ENOMEM:
+        return OpsError("no_memory", f"object {oid} needs more memory", cause=error.strerror, hint="see `ulimit -v`")
     hint = "mend the permissions, or the limits of this process (ulimit -n)"
     return OpsError("disk", f"object {oid} cannot be opened", cause=error.strerror, hint=hint)
 
@@ -82,18 +89,27 @@ def _inflate(oid: str, first: bytes, more: Callable[[int], bytes], limit: int | 
             raise OpsError("too_large", f"object {oid} has {size:,} bytes; at most {limit:,} are read")
         parts, tail = [start], stream.unconsumed_tail
         have, whole = len(start), start.index(b"\0") + 1 + size
+        left = size + (size >> 8) + _CHUNK  # blocks without content would keep us reading for as long as there are any
         while not stream.eof and have <= whole:
             data = tail or more(_CHUNK)
-            if not data:
+            left -= 0 if tail else len(data)
+            if not data or left < 0:
                 raise damaged(oid, "it is cut off")
             parts.append(stream.decompress(data, whole - have + 1))
             have, tail = have + len(parts[-1]), stream.unconsumed_tail
     except zlib.error as error:
-        raise damaged(oid, str(error)) from None
+        raise damaged(oid, inflate_fault(error)) from None
     content = b"".join(parts)[whole - size :]
     if len(content) != size or object_id(kind, content) != oid:
         raise damaged(oid, "its content is not what its name says")
     return kind, content
+
+
+def inflate_fault(error: zlib.error) -> str:
+    """What zlib says; that it got no memory is no fault of the bytes (CR-27)."""
+    if str(error).startswith("Error -4 "):
+        raise MemoryError(str(error))
+    return str(error)
 
 
 def _header(oid: str, start: bytes) -> tuple[str, int]:

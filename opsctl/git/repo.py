@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +14,8 @@ from pathlib import Path
 import pygit2
 
 from opsctl.errors import OpsError
-from opsctl.git import lock, loose
+from opsctl.git import lock, loose, vetting
+from opsctl.git.packs import Packs
 from opsctl.git.storing import Writer
 from opsctl.gitobject import (
     BLOB,
@@ -32,10 +34,8 @@ LEAST_LIBGIT2 = (1, 9, 7)
 BLOB_LIMIT = 256 * 1024
 _META_LIMIT = 16 * 1024 * 1024
 _COMMIT_LIMIT = 256 * 1024
-_NO_MEMORY = ("Cannot allocate memory", "failed to init zlib", "out of memory")
-"""How libgit2 says that it got none; the object is as good as ever (CR-27)."""
-
-_KINDS = {1: COMMIT, 2: TREE, 3: BLOB, 4: "tag"}
+_TAGS = 8
+_TAGGED = re.compile(rb"object ([0-9a-f]{40})\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,9 @@ class Repo:
         self.git_dir = Path(os.path.realpath(self._git.path))
         self.common = _common_dir(self.git_dir)
         self.is_bare: bool = self._git.is_bare
-        self._odb = self._git.odb
         self._writer = Writer(self.common / "objects")
         self._loose = [os.fspath(folder) for folder in loose.folders(self.common / "objects")]
+        self._packs = Packs(self._loose)
         self._staged: dict[str, tuple[str, bytes]] = {}
         self._clock = clock
         self.commit: Callable[[str], Commit] = lru_cache(maxsize=256)(self._commit)
@@ -69,25 +69,25 @@ class Repo:
 
     def read(self, oid: str, kind: str, *, limit: int = _META_LIMIT) -> bytes:
         """The bytes of an object whose content was checked against its name. Raises `corrupt_object`, `too_large`."""
-        found = self._staged.get(oid) or loose.read(self._loose, oid, limit) or self._packed(oid, limit)
+        found = self._staged.get(oid) or self._stored(oid, limit)
         if found[0] != kind:
             raise loose.damaged(oid, f"it is a {found[0]}, not a {kind}")
         return found[1]
 
-    def _packed(self, oid: str, limit: int) -> tuple[str, bytes]:
-        odb = self._odb
-        for attempt in (1, 2, 3):
-            try:
-                number, size = odb.read_header(oid)
-                if size > limit:
-                    raise OpsError("too_large", f"object {oid} has {size:,} bytes; at most {limit:,} are read")
-                number, data = odb.read(oid)
-                return _KINDS[int(number)], data
-            except (KeyError, ValueError, pygit2.GitError) as error:
-                # a gc beside us may have moved the object to another pack: libgit2 looks again on the next call
-                if attempt == 3:
-                    raise _missing(oid, error) from None
-        raise AssertionError
+    def _stored(self, oid: str, limit: int) -> tuple[str, bytes]:
+        packs = self._packs
+        found = (packs.read(oid, limit) if packs.are_few else None) or loose.read(self._loose, oid, limit)
+        if found is None:
+            # a gc beside us may have moved it to another pack, or out of one
+            packs.refresh()
+            found = packs.read(oid, limit) or loose.read(self._loose, oid, limit)
+        if found is None and oid in packs.faults:
+            raise loose.damaged(oid, packs.faults[oid])
+        if found is None:
+            hint = "`opsctl doctor` names what is affected; fetch it again or restore a backup"
+            cause = next(iter(packs.faults.values()), None)
+            raise OpsError("corrupt_object", f"object {oid} is missing", cause=cause, hint=hint)
+        return found
 
     def blob(self, oid: str) -> bytes:
         """The bytes of a blob of at most 256 KiB, the largest a draft, policy or plan may be."""
@@ -114,7 +114,7 @@ class Repo:
 
     def exists(self, oid: str) -> bool:
         """True if the object is there; says nothing about its content."""
-        return oid in self._staged or oid in self._odb
+        return oid in self._staged or loose.has(self._loose, oid) or self._packs.has(oid)
 
     def stage(self, kind: str, data: bytes) -> str:
         """Prepare an object; nothing is written before `flush`."""
@@ -139,16 +139,22 @@ class Repo:
 
     def ref(self, name: str) -> str | None:
         """The commit that a ref names. Only direct refs count: a symbolic one raises `ref_conflict`."""
-        try:
-            found = self._git.references[name]
-        except KeyError:
+        found = self._reference(name)
+        if found is None:
             return None
-        except (pygit2.GitError, ValueError) as error:
-            raise OpsError("corrupt_object", f"{name} cannot be read", cause=str(error)) from None
         if found.type != pygit2.enums.ReferenceType.DIRECT:
             hint = f"`opsctl doctor` shows it; remove it with `git symbolic-ref -d {shlex.quote(name)}`"
             raise OpsError("ref_conflict", f"{name} is a symbolic ref; only direct refs are used", hint=hint)
         return str(found.target)
+
+    def _reference(self, name: str) -> pygit2.Reference | None:
+        vetting.check_ref(self.common, name)
+        try:
+            return self._git.references[name]
+        except KeyError:
+            return None
+        except (pygit2.GitError, ValueError) as error:
+            raise OpsError("corrupt_object", f"{name} cannot be read", cause=str(error)) from None
 
     def refs(self, prefix: str) -> dict[str, str]:
         """All direct refs below a prefix."""
@@ -199,9 +205,10 @@ class Repo:
             raise _held(held[0]) if held else _not_moved(rest, cause)
         time.sleep(lock.POLL_S)
         self._git = pygit2.Repository(self._git.path)  # libgit2 1.9.7 keeps a stale view of packed-refs after a failure
-        self._odb = self._git.odb
 
     def _transact(self, updates: Sequence[RefUpdate], reason: str) -> None:
+        for update in updates:
+            vetting.check_log(self.common, update.name)
         with self._git.transaction() as transaction:
             for update in updates:
                 transaction.lock_ref(update.name)
@@ -232,7 +239,7 @@ class Repo:
 
     def default_branch(self) -> tuple[str, str] | None:
         """Name and tip of the branch that work starts from: origin's, as far as this clone knows it, else HEAD's."""
-        found = self._git.references.get("refs/remotes/origin/HEAD")
+        found = self._reference("refs/remotes/origin/HEAD")
         names = [str(found.target).removeprefix("refs/remotes/origin/")] if found is not None else []
         try:
             head = os.fsdecode(loose.read_small(self.common / "HEAD")).strip()
@@ -251,11 +258,25 @@ class Repo:
             return name if self.exists(name) else None
         for full in (f"refs/heads/{name}", f"refs/tags/{name}", f"refs/remotes/{name}"):
             try:
-                found = self._git.references.get(full)
-            except ValueError:
+                found = self._reference(full)
+                if found is not None and found.type != pygit2.enums.ReferenceType.DIRECT:
+                    found = self._reference(str(found.target))
+            except OpsError:
                 return None
             if found is not None:
-                return str(found.peel(pygit2.Commit).id)
+                return self._peeled(str(found.target))
+        return None
+
+    def _peeled(self, oid: str) -> str | None:
+        """The commit that an object is, or that a tag names."""
+        for _ in range(_TAGS):
+            kind, data = self._stored(oid, _COMMIT_LIMIT)
+            if kind == COMMIT:
+                return oid
+            named = _TAGGED.match(data)
+            if kind != "tag" or named is None:
+                return None
+            oid = named[1].decode()
         return None
 
 
@@ -287,24 +308,15 @@ def _check_library() -> None:
 
 def _open(path: Path) -> pygit2.Repository:
     try:
+        vetting.check_place(os.path.abspath(path))
         found = pygit2.discover_repository(os.fspath(path))
         if found is None:
             hint = "run it inside a repository, name one with -C DIR, or make one with `git init`"
             raise OpsError("no_repository", f"{os.fspath(path)!a} is not in a git repository", hint=hint)
-        _refuse_special_files(Path(found))
+        vetting.check_repository(Path(found), _common_dir(Path(found)))
         return pygit2.Repository(found)
     except (pygit2.GitError, KeyError, ValueError, UnicodeError) as error:
         raise _unopened(path, str(error)) from None
-
-
-def _refuse_special_files(git_dir: Path) -> None:
-    """A FIFO or device where libgit2 reads a file would make it wait for ever."""
-    common = _common_dir(git_dir)
-    names = [git_dir / "HEAD", *(common / name for name in ("config", "packed-refs", "objects/info/alternates"))]
-    for path in names:
-        if path.exists() and not path.is_file():
-            message = f"{path} is not a regular file"
-            raise OpsError("unsupported_repository", message, hint="this is no repository that git made")
 
 
 def _unopened(path: Path, cause: str) -> OpsError:
@@ -331,15 +343,6 @@ def _common_dir(git_dir: Path) -> Path:
     except OSError:
         return git_dir
     return Path(os.path.realpath(git_dir / os.fsdecode(relative)))
-
-
-def _missing(oid: str, error: Exception) -> OpsError:
-    if isinstance(error, KeyError):
-        hint = "`opsctl doctor` names what is affected; fetch it again or restore a backup"
-        return OpsError("corrupt_object", f"object {oid} is missing", hint=hint)
-    if any(sign in str(error) for sign in _NO_MEMORY):
-        return OpsError("no_memory", f"object {oid} needs more memory", cause=str(error), hint="see `ulimit -v`")
-    return loose.damaged(oid, str(error))
 
 
 def _not_moved(updates: Sequence[RefUpdate], cause: str) -> OpsError:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from opsctl import sshsig
@@ -43,6 +43,8 @@ class Identity:
     key: PublicKey
     path: Path | None
     source: str
+    is_own: bool = True
+    """False if the repository's own configuration names it."""
 
 
 class Signer:
@@ -168,7 +170,7 @@ class Signer:
 
 def _timeout(environ: Mapping[str, str], interactive: bool) -> float:
     given = environ.get("OPSCTL_SIGN_TIMEOUT", "")
-    if given and not (given.isdigit() and 1 <= int(given) <= 3600):
+    if given and not (given.isascii() and given.isdecimal() and len(given) < 9 and 1 <= int(given) <= 3600):
         raise OpsError("bad_config", f"OPSCTL_SIGN_TIMEOUT={given[:40]!a} is not a number of seconds from 1 to 3600")
     return float(given) if given else PERSON_S if interactive else MACHINE_S
 
@@ -206,7 +208,8 @@ def identity(chosen: str | None, settings: Sequence[Setting], cwd: Path, environ
     values = [setting for setting in settings if setting.key == "user.signingkey"]
     formats = [setting.value for setting in settings if setting.key == "gpg.format"]
     if values and (formats[-1:] == ["ssh"] or _looks_like_ssh(values[-1].value)):
-        return _from_setting(values[-1].value, cwd, f"user.signingkey in {values[-1].origin}", environ)
+        found = _from_setting(values[-1].value, cwd, f"user.signingkey in {values[-1].origin}", environ)
+        return replace(found, is_own=values[-1].is_own)
     keys = agent_keys(environ)
     if len(keys) == 1:
         return Identity(keys[0], None, "ssh-agent")

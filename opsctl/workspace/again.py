@@ -50,7 +50,7 @@ class Kept:
         """The decisions that wait, oldest first. Raises `bad_config`."""
         try:
             return [Again(**row) for row in json.loads(self._path.read_text(encoding="utf-8"))]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         except (OSError, ValueError, TypeError) as error:
             hint = f"it holds decisions that nobody has signed again; make them again, then: rm {self._path}"

@@ -286,4 +286,5 @@ class Approvals:
 def _values(document: Document) -> list[str]:
     """The text values of the front matter, where escapes may hide what the file's text does not show."""
     values = [document.title, document.request or "", document.provider or "", document.model or ""]
+    values.append(document.target.branch or "")
     return [*values, *document.context.values(), *document.target.paths]

@@ -79,6 +79,8 @@ class Base:
         self.chosen_key = os.path.abspath(command.expanded(key, environ)) if key else None
         self._closing = contextlib.ExitStack()
         self._histories: dict[str, History] = {}
+        self.forgetful: str | None = None
+        """Why the newest verified tip could not be remembered: a way back from it would not be noticed."""
 
     def close(self) -> None:
         """End what the command started, such as a private agent."""
@@ -208,7 +210,13 @@ class Base:
         if mark and mark.root == root and not self._contains(scratch, mark):
             raise _rolled_back(mark, tip)
         if mark is None or mark.tip != tip:
-            memory.raise_to(replace(mark, tip=tip, count=count, moving_to=None) if mark else Seen(root, tip, count))
+            new = replace(mark, tip=tip, count=count, moving_to=None) if mark else Seen(root, tip, count)
+            try:
+                memory.raise_to(new)
+            except OpsError as error:  # whoever cannot remember can still read; `verify` says that it is so
+                if error.code != "disk":
+                    raise
+                self.forgetful = error.message
         return Gate(standing, scratch, count)
 
     def _contains(self, scratch: Scratch, mark: Seen) -> bool:

@@ -29,7 +29,7 @@ def pending(state: Snapshot, ulid: str, entry: Entry, told: Story) -> Draft:
         digest=digest,
         blob=entry.oid,
         path=path,
-        author=told.author or story.person(state.work.introduced(path, entry).author),
+        author=told.author or story.person(state.work.introduced(path).author),
         updated_at=told.updated_at or ids.created_at(ulid),
         revision=len(told.content) + (not is_current),
         votes=told.votes(gate.standing, ulid, digest, document) if gate and is_current and not error else (),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from opsctl import document as documents
 from opsctl import ids
@@ -16,6 +17,9 @@ from opsctl.workspace.base import Base
 from opsctl.workspace.shelf import Shelf
 from opsctl.workspace.snapshot import Snapshot, no_drafts
 from opsctl.workspace.story import Story
+
+_ROOM = 32 * 1024 * 1024
+"""Characters of text that one list holds."""
 
 
 class Desk:
@@ -78,18 +82,21 @@ class Desk:
         """All pending drafts, oldest first. A file that cannot be read as a draft has its fault in `error`."""
         state = self.now
         if state.gate is None:
-            return [self._pending_draft(ulid, entry) for ulid, entry in state.pending.items()]
+            return list(_lean(self._pending_draft(ulid, entry) for ulid, entry in state.pending.items()))
         gate = state.gate
         shelf = Shelf(state.ledger, tip=gate.tip, upto=gate.scratch.upto, policy=gate.policy.digest)
         kept = shelf.whole(state.drafts)
         if kept is not None:
             return kept
-        described = []
-        for ulid, entry in state.pending.items():
-            topic = self._repo.ref(TOPICS + ulid)
-            described.append((shelf.one(ulid, entry.oid, topic) or self._pending_draft(ulid, entry), topic))
-        shelf.keep(state.drafts, described)
-        return [draft for draft, _ in described]
+        topics = {ulid: self._repo.ref(TOPICS + ulid) for ulid in state.pending}
+        described = list(
+            _lean(
+                shelf.one(ulid, entry.oid, topics[ulid]) or self._pending_draft(ulid, entry)
+                for ulid, entry in state.pending.items()
+            )
+        )
+        shelf.keep(state.drafts, [(draft, topics[draft.ulid]) for draft in described])
+        return described
 
     def entry(self, ulid: str) -> Entry | None:
         """The file of a pending draft, or None where the id is not pending."""
@@ -110,7 +117,7 @@ class Desk:
 
     def closed(self) -> list[Draft]:
         """Drafts that were rejected or failed and are not pruned yet, oldest first."""
-        return [self._closed_draft(ulid, entry) for ulid, entry in self.now.closed.items()]
+        return list(_lean(self._closed_draft(ulid, entry) for ulid, entry in self.now.closed.items()))
 
     def decided(self, status: str) -> Iterator[Draft]:
         """Drafts that are approved (or revoked), newest decision first."""
@@ -225,6 +232,23 @@ class Desk:
         except OpsError as fault:  # one damaged item must not hide the others (CR-22)
             document, error = Document(ulid, "(unreadable)", ""), fault.message
         return describing.decided(decision, self.story(ulid), document, error, is_live=self._is_live(decision))
+
+
+def _lean(drafts: Iterable[Draft]) -> Iterator[Draft]:
+    """The same drafts, without the text of those that are none, and of all that come when there was too much (GT-09).
+
+    One small blob can stand under thousands of names: what is listed is held all at once.
+    """
+    room = _ROOM
+    for draft in drafts:
+        document = draft.document
+        context = sum(len(key) + len(value) for key, value in document.context.items())
+        room -= len(document.prompt) + len(document.request or "") + context
+        if (draft.error and draft.status == "draft") or room < 0:
+            bare = replace(document, prompt="", request=None, context={})
+            error = draft.error or f"too much text for one list; `opsctl show d_{draft.ulid}` has it"
+            draft = replace(draft, document=bare, error=error)
+        yield draft
 
 
 def unknown(text: str) -> OpsError:

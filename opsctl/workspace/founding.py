@@ -20,7 +20,7 @@ from opsctl.models import Policy
 from opsctl.notes import ARCHIVE, RUNS
 from opsctl.policy import judge_root
 from opsctl.policyfile import POLICY_PATH, SIGNERS_PATH
-from opsctl.sshsig import PublicKey
+from opsctl.sshkey import PublicKey
 from opsctl.standing import Judgement
 from opsctl.store import APPROVED, DRAFTS, NOTES, TOPICS
 from opsctl.treediff import lookup
@@ -139,15 +139,23 @@ class Founding:
         return oid
 
     def _key(self) -> PublicKey:
-        """The key to sign with; where none is chosen the error names those that are in ~/.ssh."""
+        """The key of a new gate; where none is chosen the error names those that are in ~/.ssh.
+
+        The repository must not choose it: whoever made the archive has that key.
+        """
         try:
-            return self._base.signer.key
+            chosen = self._base.signer.identity
         except OpsError as error:
             found = signing.keys_at_home(self._base.environ)
             if error.code == "no_signing_key" and found and not self._base.chosen_key:
                 more = f" (or {', '.join(found[1:4])})" if len(found) > 1 else ""
                 error.hint = f"opsctl init --key {found[0]}{more}"
             raise
+        if not chosen.is_own:
+            message = f"the repository's own configuration names the signing key {chosen.key.fingerprint}"
+            hint = "if it is yours: opsctl init --key FILE; or git config --global user.signingkey FILE"
+            raise OpsError("no_signing_key", message, cause=chosen.source, hint=hint)
+        return chosen.key
 
     def _folder_name(self) -> str:
         common = self._repo.common

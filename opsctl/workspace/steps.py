@@ -84,7 +84,7 @@ def _signer(commit: Commit, policy: Policy | None) -> Signer | None:
 
 def _by_hand(repo: Repo, desk: Desk, ulid: str, entry: Entry, kind: str) -> Step:
     """The text that somebody put on `ops/drafts` with plain git."""
-    commit = desk.now.work.introduced(ids.path_of(ulid), entry)
+    commit = desk.now.work.introduced(ids.path_of(ulid))
     digest = documents.digest_of(repo.blob(entry.oid))
     return Step(kind, committed_at(commit), person(commit.author), None, digest)
 

@@ -92,7 +92,7 @@ class Topics:
             hint = f"its author signs it by an edit: opsctl edit d_{ulid}"
             raise OpsError("role", f"nobody has signed the text of d_{ulid} that is on ops/drafts", hint=hint)
         path = ids.path_of(ulid)
-        author = author or self._desk.now.work.introduced(path, entry).author
+        author = author or self._desk.now.work.introduced(path).author
         title = self._desk.draft(ulid).document.title
         return self.commit(parent, {path: entry}, title, {"Ops-Kind": kind, "Ops-Id": ulid}, author=author)
 

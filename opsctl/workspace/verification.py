@@ -80,6 +80,9 @@ class Verification:
     def _notices(self, commits: int) -> list[str]:
         revoked = Kept(self._base.memory()).revoked()
         waiting = [f"a_{ulid} is revoked: that waits to be signed again by {revoked[ulid].signer}" for ulid in revoked]
+        if self._base.forgetful:
+            said = "a way back from this tip would not be noticed"
+            waiting.append(f"nothing is remembered: {self._base.forgetful}; {said}")
         ahead = [mark.count for mark in self._base.memory().neighbours() if mark.count > commits]
         if not ahead:
             return waiting

@@ -6,14 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from opsctl.git.repo import Repo
-from opsctl.gitobject import Commit, Entry
+from opsctl.gitobject import Commit
 from opsctl.ledger import Ledger
 from opsctl.message import parse_trailers
 from opsctl.standing import committed_at
-from opsctl.treediff import lookup
+from opsctl.treediff import TooManyChanges, diff
 from opsctl.workspace.story import kind_of, person
 
 EVENTS = ("draft", "edit", "vote", "return", "reject", "fail")
+_MOST = 200_000
+_ROOM = 1_000_000
+"""Paths that one commit may change, and all that are looked at; what is older is the work of the first commit."""
+
 _ONE_SIDED = (*EVENTS, "merge", "prune")
 
 
@@ -36,6 +40,11 @@ class WorkLog:
         self._ledger = ledger
         self._reachable = reachable
         self._tip = tip
+        self._place: Commit | None = None
+        self._brought: dict[str, Commit] = {}
+        """The newest commit that changed a path, for the commits from the tip down to the one that is next."""
+
+        self._room = _ROOM
 
     def event(self, ulid: str) -> Event | None:
         """The last event of an id, or None."""
@@ -62,15 +71,27 @@ class WorkLog:
             queue += commit.parents[:1] if one_sided else reversed(commit.parents)
         self._ledger.add_work(seen, events)
 
-    def introduced(self, path: str, entry: Entry) -> Commit:
-        """The commit that brought this content of a file, by first parents."""
-        commit = self._repo.commit(self._tip)
-        while commit.parents:
-            before = self._repo.commit(commit.parents[0])
-            if lookup(self._repo, before.tree, path) != entry:
-                break
-            commit = before
-        return commit
+    def introduced(self, path: str) -> Commit:
+        """The commit that brought the content that a file has at the tip, by first parents."""
+        after = self._place or self._repo.commit(self._tip)
+        while path not in self._brought and after.parents:
+            before = self._repo.commit(after.parents[0])
+            self._compare(before, after)
+            after = before
+        self._place = after
+        return self._brought.get(path, after)
+
+    def _compare(self, before: Commit, after: Commit) -> None:
+        if self._room <= 0 or before.tree == after.tree:
+            return
+        try:
+            changed = diff(self._repo, before.tree, after.tree, limit=_MOST, depth=4)
+        except TooManyChanges:
+            self._room = 0
+            return
+        self._room -= len(changed)
+        for path in changed:
+            self._brought.setdefault(path, after)
 
 
 def _event_of(commit: Commit) -> tuple[str | None, dict[str, str | None] | None]:
