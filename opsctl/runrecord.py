@@ -151,7 +151,8 @@ def _created(event: Event, commit: str) -> Run:
     )
 
 
-_CARRIED = ("exit_code", "result_ref", "result", "output", "output_bytes", "cut_bytes", "outside", "usage")
+_CARRIED = ("exit_code", "result_ref", "result", "output_bytes", "cut_bytes", "outside", "usage")
+_OF_OUTPUT = ("output", "output_bytes", "cut_bytes")
 _ALWAYS = ("holder", "until", "clone", "base", "draft", "request_id", "argv", "sandbox")
 
 
@@ -159,13 +160,16 @@ def _after(run: Run, event: Event) -> Run:
     run = replace(run, last=max(run.last, event.ulid))
     facts = event.facts
     if run.status in TERMINAL:
-        return replace(run, status=CANCELLED) if event.kind == CANCELLED else run
+        if event.kind != CANCELLED or run.status == CANCELLED:
+            return run
+        return replace(run, status=CANCELLED, message=facts.get("message", ""))
     kept = {name: facts[name] for name in _ALWAYS if name in facts}
+    if "output" in facts:  # a worker may hand it in before the end
+        kept |= {name: facts.get(name) for name in _OF_OUTPUT}
     if event.kind in TERMINAL:
         kept |= {name: facts[name] for name in _CARRIED if name in facts}
-        return replace(
-            run, status=event.kind, finished_at=event.at, message=facts.get("message") or run.message, **kept
-        )
+        before = "" if event.kind == CANCELLED else run.message
+        return replace(run, status=event.kind, finished_at=event.at, message=facts.get("message") or before, **kept)
     if event.kind in (CLAIMED, RUNNING):
         kept["status"] = RUNNING if run.status == RUNNING else event.kind
         kept["started_at"] = run.started_at or event.at

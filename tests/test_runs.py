@@ -508,6 +508,40 @@ def test_ap_23_an_item_that_is_revoked_ends_its_runs_at_the_next_word(site: Site
         assert {run.status for run in ws.runs.page()} == {"cancelled"}
 
 
+def test_a_token_and_a_result_come_through_one_stdin(site: Site) -> None:
+    run = made(site, approved(site))
+    with site.ws() as ws:
+        token = ws.runs.claim(run.ulid).token
+    result = "".join(f"line {number}\n" for number in range(5000))
+    command = ("runs", "report", run.ulid, "--token", "-", "--status", "done", "--result", "-")
+    site.ok(*command, stdin=f"{token}\n{result}")
+    with site.ws() as ws:
+        assert ws.runs.output(ws.runs.get(run.ulid)) == result.encode()
+
+
+def test_a_result_handed_in_before_the_end_is_the_runs(site: Site) -> None:
+    run = made(site, approved(site))
+    with site.ws() as ws:
+        token = ws.runs.claim(run.ulid).token
+        ws.runs.report(run.ulid, token, result=b"a first try\n")
+        ws.runs.report(run.ulid, token, status="running", result=b"all of it\n")
+        ended = ws.runs.report(run.ulid, token, status="done")
+        assert ws.runs.output(ended) == b"all of it\n"
+        assert ended.output_bytes == 10
+
+
+def test_why_a_run_was_cancelled_is_what_the_one_who_cancelled_it_said(site: Site) -> None:
+    run = made(site, approved(site))
+    with site.ws() as ws:
+        token = ws.runs.claim(run.ulid).token
+        ws.runs.report(run.ulid, token, message="half way")
+        ws.runs.report(run.ulid, token, status="done", message="finished")
+    write(site, run.commit, line(run.ulid, "cancelled", ulid=NEW, message="not wanted"))
+    write(site, run.commit, line(run.ulid, "cancelled", ulid=ids.successor(NEW), message="nor now"))
+    with site.ws() as ws:
+        assert (ws.runs.get(run.ulid).status, ws.runs.get(run.ulid).message) == ("cancelled", "not wanted")
+
+
 # -- notes are anybody's claims ----------------------------------------------------------------------------------------
 
 NEW = "01ZZZZZZZZZZZZZZZZZZZZZZZ0"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _COLOURS = {"done": "green", "error": "red", "lost": "red", "cancelled": "dim", "expired": "dim", "running": "yellow"}
 _POLL_S = 0.3
+_TOKEN_LIMIT = 4096
 
 
 def register(app: typer.Typer) -> None:
@@ -198,7 +199,7 @@ def _agents(group: typer.Typer) -> None:
         """Report on a claimed run. Every report renews the lease."""
         from opsctl.workspace.runs import RESULT_LIMIT
 
-        secret = sys.stdin.readline().strip() if token == "-" else token  # noqa: S105
+        secret = _first_line() if token == "-" else token  # noqa: S105
         data = read_file(result, limit=RESULT_LIMIT) if result else None
         runs = session.workspace.runs
         run = runs.report(runs.resolve(identifier), secret, status=status, message=_line(message), result=data)
@@ -207,6 +208,11 @@ def _agents(group: typer.Typer) -> None:
         return session.say(
             f"r_{run.ulid} {run.status}{f', lease until {run.until}' if run.finished_at is None else ''}"
         )
+
+
+def _first_line() -> str:
+    """A token from stdin; the bytes after it are left there, as they may be the result."""
+    return sys.stdin.buffer.readline(_TOKEN_LIMIT).decode("utf-8", "replace").strip()
 
 
 def _line(message: str | None) -> str | None:
