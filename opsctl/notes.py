@@ -7,7 +7,7 @@ follows its own rule; both are read here, and what is there is followed.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import NamedTuple
 
 from opsctl.errors import OpsError
@@ -68,6 +68,11 @@ class Notes:
         entry = self._entry(self.tree(tip or self.tip()), target)
         return self.text(entry.oid) if entry else b""
 
+    def blob(self, target: str, tip: str | None) -> str | None:
+        """The note on an object by its blob."""
+        entry = self._entry(self.tree(tip), target)
+        return entry.oid if entry else None
+
     def text(self, blob: str) -> bytes:
         """A note by its blob."""
         return self._repo.read(blob, BLOB, limit=NOTE_LIMIT)
@@ -109,15 +114,26 @@ class Notes:
         rows = list(items)
         return self._change(lambda tree: self._appended(tree, rows), reason, who)
 
-    def rewrite(self, texts: Mapping[str, bytes], reason: str, who: tuple[str, str]) -> Moved:
-        """Replace notes by other texts; an empty text removes the note. The caller holds the lock."""
+    def remove(self, lines: Mapping[str, Set[bytes]], kept: Iterable[str], reason: str, who: tuple[str, str]) -> Moved:
+        """Take lines out of notes, and blobs that need not be kept alive any more. The caller holds the lock.
 
-        def edits(tree: str | None) -> dict[str, Entry | None]:
-            return {
-                self._place(tree, target): self._store.file(text) if text else None for target, text in texts.items()
-            }
+        What somebody added meanwhile stays: the notes are those of the tree that the commit goes on from.
+        """
+        rows = dict(lines)
+        blobs = list(kept)
+        return self._change(lambda tree: self._removed(tree, rows, blobs), reason, who)
 
-        return self._change(edits, reason, who)
+    def _removed(
+        self, tree: str | None, rows: Mapping[str, Set[bytes]], kept: Iterable[str]
+    ) -> dict[str, Entry | None]:
+        edits: dict[str, Entry | None] = {}
+        for target, gone in rows.items():
+            entry = self._entry(tree, target)
+            if entry:
+                rest = b"\n".join(line for line in self.text(entry.oid).split(b"\n") if line not in gone)
+                edits[self._place(tree, target)] = self._store.file(rest) if rest else None
+        edits |= {self._place(tree, oid): None for oid in kept if self._entry(tree, oid) == Entry(FILE, oid)}
+        return edits
 
     def _change(self, make: _Edits, reason: str, who: tuple[str, str]) -> Moved:
         """One commit; again on the new tip where a plain git was first, or wrote before ours was read back.

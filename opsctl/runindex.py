@@ -17,11 +17,11 @@ from opsctl.errors import OpsError
 from opsctl.models import Run
 from opsctl.notes import Notes
 
-_LAYOUT = 4
+_LAYOUT = 5
 _SCHEMA = f"""
 DROP TABLE IF EXISTS about; DROP TABLE IF EXISTS run; DROP TABLE IF EXISTS homeless;
 DROP TABLE IF EXISTS written;
-CREATE TABLE about (tip TEXT, chain TEXT);
+CREATE TABLE about (tip TEXT, chain TEXT, archive TEXT);
 CREATE TABLE homeless (note TEXT PRIMARY KEY, blob TEXT) WITHOUT ROWID;
 CREATE TABLE run (
     ulid TEXT, note TEXT, item TEXT, status TEXT, executor TEXT, key TEXT, tail TEXT, lines TEXT,
@@ -39,7 +39,9 @@ _TRIES = 8
 _TAIL = 4
 _NOWHERE = ":memory:"
 
-_Seen = tuple[str | None, str]
+_Seen = tuple[str | None, str, str | None]
+"""Up to where the notes, the chain and the archive of the notes were taken in."""
+
 _Row = tuple[str, str, str, str, str, str | None, str, str]
 
 
@@ -59,8 +61,13 @@ class Approvals(Protocol):
 class RunIndex:
     """The runs of one notes ref."""
 
-    def __init__(self, path: Path, notes: Notes, approvals: Approvals) -> None:
-        """Open the index; where the file cannot be used, this process keeps one of its own."""
+    def __init__(self, path: Path, notes: Notes, approvals: Approvals, *, archive: RunIndex | None = None) -> None:
+        """Open the index; where the file cannot be used, this process keeps one of its own.
+
+        With an archive: what it tells of a run counts too. A clone that was away may bring lines back that had gone
+        there, and not all of them.
+        """
+        self._archive = archive
         self._notes = notes
         self._approvals = approvals
         self._path = path
@@ -98,34 +105,57 @@ class RunIndex:
 
     def _followed(self) -> bool:
         """False where another process changed the index at the same time."""
-        tip, chain = self._notes.tip(), self._approvals.tip()
-        row = self._database.execute("SELECT tip, chain FROM about").fetchone()
+        tip, chain, archive = self._notes.tip(), self._approvals.tip(), self._archived()
+        row = self._about()
         if row and row[1] != chain and not self._house(row, chain):
             return False
-        seen = (row[0], chain) if row else None
-        if seen == (tip, chain):
+        seen = (row[0], chain, row[2]) if row else None
+        now = (tip, chain, archive)
+        if seen == now:
             return True
         try:
-            return self._take(seen, seen[0] if seen else None, tip)
+            return self._take(seen, seen, now)
         except OpsError as error:  # the commit that was indexed last is gone
             if error.code != "corrupt_object" or seen is None:
                 raise
-            return self._take(seen, None, tip)
+            return self._take(seen, None, now)
 
-    def _take(self, seen: _Seen | None, old: str | None, new: str | None) -> bool:
-        chain = seen[1] if seen else self._approvals.tip()
-        changed = [(target, blob) for target, blob in self._notes.changes(old, new) if blob != target]
+    def _archived(self) -> str | None:
+        """The tip of the archive, up to which at least its index goes."""
+        if self._archive is None:
+            return None
+        self._archive.follow()
+        about = self._archive._about()
+        return about[0] if about else None
+
+    def _about(self) -> _Seen | None:
+        row = self._database.execute("SELECT tip, chain, archive FROM about").fetchone()
+        return (row[0], row[1], row[2]) if row else None
+
+    def _changed(self, old: _Seen | None, new: _Seen) -> list[tuple[str, str | None]]:
+        """The notes to read: those that changed, and those of which the archive changed."""
+        if old is None:
+            old = (None, "", new[2])
+        changed = {target: blob for target, blob in self._notes.changes(old[0], new[0]) if blob != target}
+        if self._archive and old[2] != new[2]:
+            for target, _ in self._archive._notes.changes(old[2], new[2]):
+                if target not in changed and (blob := self._notes.blob(target, new[0])) not in (None, target):
+                    changed[target] = blob
+        return list(changed.items())
+
+    def _take(self, seen: _Seen | None, old: _Seen | None, new: _Seen) -> bool:
+        changed = self._changed(old, new)
         rows, homeless = self._read(changed)
         with self._database:
             self._database.execute("BEGIN IMMEDIATE")
-            if self._database.execute("SELECT tip, chain FROM about").fetchone() != seen:
+            if self._about() != seen:
                 return False
-            if old is None:
+            if old is None or old[0] is None:
                 self._database.execute("DELETE FROM run")
                 self._database.execute("DELETE FROM homeless")
             self._put([target for target, _ in changed], rows, homeless)
             self._database.execute("DELETE FROM about")
-            self._database.execute("INSERT INTO about VALUES (?, ?)", (new, chain))
+            self._database.execute("INSERT INTO about VALUES (?, ?, ?)", new)
         return True
 
     def _put(self, notes: list[str], rows: list[_Row], homeless: list[tuple[str, str]]) -> None:
@@ -141,7 +171,7 @@ class RunIndex:
         rows, homeless = self._read(come)
         with self._database:
             self._database.execute("BEGIN IMMEDIATE")
-            if self._database.execute("SELECT tip, chain FROM about").fetchone() != seen:
+            if self._about() != seen:
                 return False
             self._put([note for note, _ in come], rows, homeless)
             self._database.execute("UPDATE about SET chain = ?", (chain,))
@@ -168,11 +198,23 @@ class RunIndex:
             text = self._notes.text(blob).decode("utf-8", "replace")
         except OpsError:  # too large, missing, or no file: that note, and no other
             return
-        for ulid, events in runrecord.parse_note(text).items():
+        for ulid, told in runrecord.parse_note(text).items():
+            events = self._with_archive(ulid, target, told)
             run = runrecord.fold(events, target)
             if run and (run.item, run.digest) == approved:
                 lines = "\n".join(map(runrecord.format_event, events))
                 yield ulid, target, run.item, run.status, run.executor, run.key, ulid[-_TAIL:], lines
+
+    def _with_archive(self, ulid: str, note: str, events: list[runrecord.Event]) -> list[runrecord.Event]:
+        old = self._archive.lines(ulid, note) if self._archive else ""
+        if not old:
+            return events
+        return runrecord.parse_note("\n".join([old, *map(runrecord.format_event, events)]))[ulid]
+
+    def lines(self, ulid: str, note: str) -> str:
+        """The lines of a run on one note; empty where there are none."""
+        rows = self._ask("SELECT lines FROM run WHERE ulid = ? AND note = ?", (ulid, note))
+        return str(rows[0][0]) if rows else ""
 
     # -- questions ----------------------------------------------------------------------------------------------
 

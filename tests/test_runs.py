@@ -1172,6 +1172,71 @@ def test_a_crash_between_the_two_refs_of_the_archive_is_harmless(site: Site) -> 
         assert ws.runs.output(run) == b"out\n"
 
 
+def test_rm_08_a_cancelled_run_stays_so_when_a_clone_that_was_away_brings_it_back_done(
+    clones: tuple[Site, Site],
+) -> None:
+    one, two = clones
+    ulid = only(one).ulid
+    with two.ws() as ws:
+        token = ws.runs.claim(ulid).token
+        ws.runs.report(ulid, token, status="done")
+    with one.ws() as ws:
+        ws.runs.cancel(ulid)
+        assert ws.runbook.prune(timedelta(0)) == [ulid]
+    for site in (one, two, one):
+        site.ok("sync")
+    for site in (one, two):
+        with site.ws() as ws:
+            assert ws.runs.get(ulid).status == "cancelled"
+            assert [run.status for run in ws.runs.page()] == ["cancelled"]
+            assert ws.runs.page(status="done") == ws.runs.page(status="done", archived=True) == []
+    with one.ws() as ws:
+        assert ws.runbook.prune(timedelta(0)) == [ulid]
+        assert ws.runs.page() == []
+        assert [run.status for run in ws.runs.page(archived=True)] == ["cancelled"]
+
+
+def test_a_run_that_ended_is_not_revived_by_a_part_of_its_lines(site: Site) -> None:
+    item = approved(site)
+    run = finished(site, item)
+    begun = [row for row in note(site, run.commit).splitlines() if '"event":"done"' not in row]
+    with site.ws() as ws:
+        ws.runbook.prune(timedelta(0))
+    for rows in (begun[:1], begun[1:]):
+        write(site, run.commit, *rows)
+        with site.ws() as ws:
+            assert ws.runs.get(run.ulid).status == "done"
+            assert ws.runs.page(status="pending") == ws.runs.page(status="claimed") == []
+    assert made(site, item).status == "pending"
+
+
+def test_a_cancellation_that_comes_after_the_archive_counts(site: Site) -> None:
+    run = finished(site, approved(site))
+    with site.ws() as ws:
+        ws.runbook.prune(timedelta(0))
+        assert ws.runs.get(run.ulid).status == "done"
+    write(site, run.commit, line(run.ulid, "cancelled"))
+    with site.ws() as ws:
+        assert ws.runs.get(run.ulid).status == "cancelled"
+        assert ws.runs.page(status="done", archived=True) == []
+        assert ws.runbook.prune(timedelta(0)) == [run.ulid]
+        assert [one.status for one in ws.runs.page(archived=True)] == ["cancelled"]
+
+
+def test_prune_leaves_what_plain_git_adds_meanwhile(site: Site) -> None:
+    item = approved(site, parallel=9)
+    gone, waiting = finished(site, item), made(site, item)
+    said = line(waiting.ulid, "cancelled", message="elsewhere")
+    with site.ws() as ws:
+        notes = ws.runbook.notes
+        lines = {row.encode() for row in note(site, gone.commit).splitlines() if gone.ulid in row}
+        write(site, gone.commit, said)
+        notes.remove({gone.commit: lines}, [], "runs: archive", ("Alice", "alice@example.com"))
+        assert said in note(site, gone.commit).splitlines()
+        assert gone.ulid not in note(site, gone.commit)
+        assert ws.runs.get(waiting.ulid).status == "cancelled"
+
+
 def test_a_key_and_a_count_outlive_the_archive(site: Site) -> None:
     item = approved(site, max_runs=1)
     run = made(site, item, key="once")

@@ -53,7 +53,7 @@ class Runbook:
 
     @cached_property
     def _live(self) -> RunIndex:
-        return RunIndex(self.folder / "runs.sqlite", self.notes, self._chain)
+        return RunIndex(self.folder / "runs.sqlite", self.notes, self._chain, archive=self._old)
 
     @cached_property
     def _old(self) -> RunIndex:
@@ -275,11 +275,11 @@ class Runbook:
         moved = [run for part in parts for run in part.runs]
         gone = {run.ulid for run in moved}
         staying = {run.output for run in self.live.page(limit=_ALL) if run.ulid not in gone}
-        texts = {part.archive.target: part.rest for part in parts}
-        texts |= {oid: b"" for part in parts for oid in part.archive.kept if oid not in staying}
+        lines = {part.archive.target: part.lines for part in parts}
+        kept = {oid for part in parts for oid in part.archive.kept if oid not in staying}
         if parts:
             self._archive.append([part.archive for part in parts], "runs: archive", self._base.who)
-            self._wrote(self.notes.rewrite(texts, "runs: archive", self._base.who))
+            self._wrote(self.notes.remove(lines, kept, "runs: archive", self._base.who))
         for ulid in gone:
             live_log(self._base.repo.common, ulid).unlink(missing_ok=True)
         return moved
@@ -297,8 +297,7 @@ class Runbook:
         if len(joined(archived, added)) > NOTE_LIMIT:
             return None
         kept = tuple({run.output for run in runs if run.output and self.notes.keeps(run.output)})
-        rest = b"\n".join(line for line in lines if line not in moving)
-        return _Parted(runs, Append(note, added, kept=kept), rest)
+        return _Parted(runs, Append(note, added, kept=kept), moving)
 
 
 def _run_of(line: bytes) -> str | None:
@@ -307,11 +306,11 @@ def _run_of(line: bytes) -> str | None:
 
 
 class _Parted(NamedTuple):
-    """What of one note goes to the archive, and what stays."""
+    """What of one note goes to the archive: what the archive lacks, and all that goes away here."""
 
     runs: list[Run]
     archive: Append
-    rest: bytes
+    lines: set[bytes]
 
 
 def live_log(common: Path, ulid: str) -> Path:

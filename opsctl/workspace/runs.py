@@ -63,8 +63,11 @@ class Runs:
         if status is not None and status not in runrecord.STATUSES:
             raise OpsError("bad_input", f"no status {status[:40]!a}", hint=f"one of {', '.join(runrecord.STATUSES)}")
         self._book.settle()
-        index = self._book.archived if archived else self._book.live
-        return index.page(status=status, before=before, limit=limit)
+        if not archived:
+            return self._book.live.page(status=status, before=before, limit=limit)
+        found = self._book.archived.page(status=status, before=before, limit=limit)
+        now = [self._book.live.get(run.ulid) or run for run in found]  # more may have come since it was archived
+        return [run for run in now if status in (None, run.status)]
 
     def get(self, ulid: str) -> Run:
         """One run, archived or not. Raises `unknown_id`."""
