@@ -24,6 +24,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS lease (
     run TEXT PRIMARY KEY, hash TEXT, seconds REAL, boot TEXT, up REAL, wall REAL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS process (run TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS made (run TEXT PRIMARY KEY, executor TEXT, runner TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS written (tip TEXT PRIMARY KEY, base TEXT, length INTEGER) WITHOUT ROWID;
 """
 _LEASE = "run, hash, seconds, boot, up, wall"
@@ -161,6 +162,24 @@ class Leases(_Local):
         with self._guarded() as database:
             database.execute("DELETE FROM process WHERE run = ?", (run,))
             database.execute("DELETE FROM lease WHERE run = ?", (run,))
+
+    def held(self) -> set[str]:
+        """Runs that somebody holds a lease of, or a process of this machine carries out."""
+        with self._guarded() as database:
+            return {row[0] for row in database.execute("SELECT run FROM lease UNION SELECT run FROM process")}
+
+    # -- what was asked for here --------------------------------------------------------------------------------
+
+    def note_made(self, run: str, executor: str, runner: str | None) -> None:
+        """Remember what a person here let a run be made with: notes may not say it in their place."""
+        with self._guarded() as database:
+            database.execute("INSERT OR REPLACE INTO made VALUES (?, ?, ?)", (run, executor, runner))
+
+    def made_with(self, run: str) -> tuple[str, str | None] | None:
+        """The executor and the runner of a run that was made here."""
+        with self._guarded() as database:
+            row = database.execute("SELECT executor, runner FROM made WHERE run = ?", (run,)).fetchone()
+        return (row[0], row[1]) if row else None
 
     # -- what this machine wrote into the record ----------------------------------------------------------------
 

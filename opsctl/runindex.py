@@ -17,14 +17,14 @@ from opsctl.errors import OpsError
 from opsctl.models import Run
 from opsctl.notes import Notes
 
-_LAYOUT = 5
+_LAYOUT = 6
 _SCHEMA = f"""
 DROP TABLE IF EXISTS about; DROP TABLE IF EXISTS run; DROP TABLE IF EXISTS homeless;
 DROP TABLE IF EXISTS written;
 CREATE TABLE about (tip TEXT, chain TEXT, archive TEXT);
 CREATE TABLE homeless (note TEXT PRIMARY KEY, blob TEXT) WITHOUT ROWID;
 CREATE TABLE run (
-    ulid TEXT, note TEXT, item TEXT, status TEXT, executor TEXT, key TEXT, tail TEXT, lines TEXT,
+    ulid TEXT, note TEXT, item TEXT, status TEXT, executor TEXT, clone TEXT, key TEXT, tail TEXT, lines TEXT,
     PRIMARY KEY (ulid, note)
 ) WITHOUT ROWID;
 CREATE INDEX run_item ON run (item, ulid);
@@ -42,7 +42,7 @@ _NOWHERE = ":memory:"
 _Seen = tuple[str | None, str, str | None]
 """Up to where the notes, the chain and the archive of the notes were taken in."""
 
-_Row = tuple[str, str, str, str, str, str | None, str, str]
+_Row = tuple[str, str, str, str, str, str | None, str | None, str, str]
 
 
 class Approvals(Protocol):
@@ -161,7 +161,7 @@ class RunIndex:
     def _put(self, notes: list[str], rows: list[_Row], homeless: list[tuple[str, str]]) -> None:
         for table in ("run", "homeless"):
             self._database.executemany(f"DELETE FROM {table} WHERE note = ?", [(note,) for note in notes])  # noqa: S608
-        self._database.executemany("INSERT OR REPLACE INTO run VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        self._database.executemany("INSERT OR REPLACE INTO run VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         self._database.executemany("INSERT OR REPLACE INTO homeless VALUES (?, ?)", homeless)
 
     def _house(self, seen: _Seen, chain: str) -> bool:
@@ -203,7 +203,7 @@ class RunIndex:
             run = runrecord.fold(events, target)
             if run and (run.item, run.digest) == approved:
                 lines = "\n".join(map(runrecord.format_event, events))
-                yield ulid, target, run.item, run.status, run.executor, run.key, ulid[-_TAIL:], lines
+                yield ulid, target, run.item, run.status, run.executor, run.clone, run.key, ulid[-_TAIL:], lines
 
     def _with_archive(self, ulid: str, note: str, events: list[runrecord.Event]) -> list[runrecord.Event]:
         old = self._archive.lines(ulid, note) if self._archive else ""
@@ -231,6 +231,14 @@ class RunIndex:
         """Runs that have not ended, oldest first."""
         marks = ", ".join(f"'{status}'" for status in sorted(runrecord.ACTIVE))
         return self._runs(f"WHERE status IN ({marks}) ORDER BY ulid", ())
+
+    def active_of(self, clone: str, others: Iterable[str]) -> list[Run]:
+        """Those that a clone answers for, and those among others that have not ended: not a stranger's thousands."""
+        marks = ", ".join(f"'{status}'" for status in sorted(runrecord.ACTIVE))
+        found = self._runs(f"WHERE status IN ({marks}) AND clone = ? ORDER BY ulid", (clone,))
+        known = {run.ulid for run in found}
+        rest = [run for ulid in sorted(others) if ulid not in known and (run := self.get(ulid))]
+        return [*found, *(run for run in rest if run.status in runrecord.ACTIVE)]
 
     def of_item(self, item: str) -> list[Run]:
         """Every run of an item, newest first."""

@@ -29,6 +29,9 @@ LINE_LIMIT = 16 * 1024
 TEXT_LIMIT = 2000
 """Characters of a message; a longer one is cut when it is written."""
 
+MOST_COUNTED = 2**53
+"""The largest number of an event, which every reader of JSON takes for itself."""
+
 _MOST = 200
 """Texts in a list."""
 
@@ -199,7 +202,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= 2**53
+    return type(value) is int and 0 <= value <= MOST_COUNTED
 
 
 def _is_list(value: Any) -> bool:

@@ -1237,6 +1237,71 @@ def test_prune_leaves_what_plain_git_adds_meanwhile(site: Site) -> None:
         assert ws.runs.get(waiting.ulid).status == "cancelled"
 
 
+def test_a_run_that_goes_on_in_another_clone_is_not_followed_for_ever(clones: tuple[Site, Site]) -> None:
+    one, two = clones
+    with one.ws() as ws:
+        ws.runs.claim(only(one).ulid)
+        clone = ws.runbook.clone
+    one.ok("sync")
+    two.ok("sync")
+    done = two.cli("runs", "log", "-f", only(two).ulid)
+    assert (done.returncode, done.stdout) == (9, "")
+    assert clone in done.stderr
+    assert "opsctl sync" in done.stderr
+
+
+def test_runs_that_others_answer_for_are_not_looked_at_one_by_one(clones: tuple[Site, Site]) -> None:
+    one, two = clones
+    mine = made(two, only(two).item)
+    with one.ws() as ws:
+        ws.runs.claim(only(one).ulid)
+    one.ok("sync")
+    two.ok("sync")
+    with two.ws() as ws:
+        assert [run.ulid for run in ws.runbook.live.active_of(ws.runbook.clone, ())] == [mine.ulid]
+        assert len(ws.runbook.live.active()) == 2
+        both = ws.runbook.live.active_of(ws.runbook.clone, {only(two).ulid, mine.ulid, NEW})
+        assert {run.ulid for run in both} == {mine.ulid, only(two).ulid}
+
+
+def test_notes_choose_no_program_for_a_retry(site: Site) -> None:
+    runner(site, "open('ran', 'w')", name="other")
+    runner(site)
+    item = approved(site)
+    mine = made(site, approved(site))
+    with site.ws() as ws:
+        decision = ws.approvals.get(item)[0].decision
+    facts = {"item": f"a_{item}", "digest": decision.digest, "executor": "exec", "runner": "other"}
+    write(site, decision.commit, line(NEW, "created", **facts), line(NEW, "error", ulid=ids.successor(NEW)))
+    with site.ws() as ws:
+        assert ws.runs.get(NEW).runner == "other"
+        refused("usage", ws.runs.retry, NEW)
+        ws.runs.cancel(mine.ulid)
+        assert ws.runs.retry(mine.ulid)[0].executor == "claim"
+
+
+def test_an_attempt_of_any_size_can_be_tried_again(site: Site) -> None:
+    item = approved(site, executor="claim")
+    with site.ws() as ws:
+        decision = ws.approvals.get(item)[0].decision
+    facts = {"item": f"a_{item}", "digest": decision.digest, "executor": "claim", "attempt": 2**53}
+    old = "01JDAZ3N8Q4V5W6X7Y8Z9ABCDE"
+    write(site, decision.commit, line(old, "created", ulid=old, **facts), line(old, "error", ulid=ids.successor(old)))
+    with site.ws() as ws:
+        again = ws.runs.retry(old)[0]
+        assert (again.retry_of, again.attempt) == (f"r_{old}", 2**53)
+
+
+def test_no_more_runs_are_claimed_at_once_than_were_approved(site: Site) -> None:
+    run = made(site, approved(site))
+    facts = {"item": f"a_{run.item}", "digest": run.digest, "executor": "claim"}
+    write(site, run.commit, line(NEW, "created", **facts))
+    with site.ws() as ws:
+        ws.runs.claim(run.ulid)
+        refused("run_active", ws.runs.claim, NEW)
+        assert ws.runs.get(NEW).status == "pending"
+
+
 def test_a_key_and_a_count_outlive_the_archive(site: Site) -> None:
     item = approved(site, max_runs=1)
     run = made(site, item, key="once")

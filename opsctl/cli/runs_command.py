@@ -141,6 +141,11 @@ def _log(session: Session, identifier: str, *, follow: bool) -> int:
                 session.say(f"nothing that r_{ulid} printed was kept")
         if over or not follow:
             break
+        if runs.is_elsewhere(run):
+            session.say(
+                f"r_{ulid} is {run.status} in another clone ({run.clone or 'unnamed'}); `opsctl sync` brings news"
+            )
+            return ENDED_OTHERWISE
         time.sleep(_POLL_S)
     if follow:
         session.say(f"r_{ulid} {run.status}{f': {run.message}' if run.message else ''}")

@@ -170,7 +170,9 @@ class Runbook:
     def _settle_all(self) -> None:
         self._reunite()
         dead = [run for run in self.leases.processes() if not is_held(self.folder, run)]
-        fates = {run.ulid: fate for run in self.live.active() if (fate := self._fate(run, dead))}
+        ours = self.live.active_of(self.clone, {*self.leases.held(), *dead})
+        checked: dict[str, str | None] = {}
+        fates = {run.ulid: fate for run in ours if (fate := self._fate(run, dead, checked))}
         if not fates and not dead:
             return
         with self._base.store.lock(wait_s=0):
@@ -233,7 +235,7 @@ class Runbook:
         for ulid in {*fates, *dead}:
             self.leases.forget(ulid)
 
-    def _fate(self, run: Run, dead: list[str]) -> tuple[str, str] | None:
+    def _fate(self, run: Run, dead: list[str], checked: dict[str, str | None]) -> tuple[str, str] | None:
         ours = run.clone == self.clone
         if run.ulid in dead or (ours and run.executor != "claim" and not is_held(self.folder, run.ulid)):
             return LOST, "the process that carried it out is gone"
@@ -244,10 +246,18 @@ class Runbook:
             if ours and lease is None:
                 return LOST, f"this machine has forgotten the lease of {run.holder}"
         if run.status == PENDING and run.executor == "claim":
-            try:
-                runterms.check_time(self._desk.approved(run.item)[0].document, self._base.now())
-            except OpsError as error:
-                return (EXPIRED, error.message) if error.code == "expired" else None
+            if run.item not in checked:
+                checked[run.item] = self._over(run.item)
+            over = checked[run.item]
+            return (EXPIRED, over) if over else None
+        return None
+
+    def _over(self, item: str) -> str | None:
+        """That the time of an item is over; None where it is not, or the item is not approved."""
+        try:
+            runterms.check_time(self._desk.approved(item)[0].document, self._base.now())
+        except OpsError as error:
+            return error.message if error.code == "expired" else None
         return None
 
     # -- keeping ------------------------------------------------------------------------------------------------

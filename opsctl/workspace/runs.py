@@ -133,13 +133,14 @@ class Runs:
                 "clone": self._book.clone,
                 "key": key,
                 "request": request if key else None,
-                "attempt": retry.attempt + 1 if retry else 1,
+                "attempt": min(retry.attempt + 1, runrecord.MOST_COUNTED) if retry else 1,
                 "retry_of": f"r_{retry.ulid}" if retry else None,
             }
             hold = self._held(ulid) if terms.executor != "claim" else None
             try:
                 self._book.write(approved.decision.commit, ulid, "created", facts, after=ulid)
                 self._book.spend(approved, ulid)
+                self._book.leases.note_made(ulid, terms.executor, terms.runner)
             except BaseException:
                 if hold:
                     hold.release()
@@ -199,6 +200,11 @@ class Runs:
         confirmed = datetime.fromisoformat(mark.at) if mark and mark.at else None
         runterms.check_fresh(self._desk.now.require_gate().policy, confirmed, self._base.now())
 
+    def is_elsewhere(self, run: Run) -> bool:
+        """True for a run that goes on, and not here: what it prints and how it ends comes with a sync."""
+        waits = run.status == PENDING and run.executor == "claim"
+        return run.status in ACTIVE and not waits and run.clone != self._book.clone
+
     def live_log(self, ulid: str) -> Path:
         """Where the output of a run appears while it goes on."""
         return live_log(self._repo.common, ulid)
@@ -221,14 +227,32 @@ class Runs:
     def retry(
         self, ulid: str, *, at_base: bool = False, as_draft: bool = False, sandbox: bool | None = None
     ) -> tuple[Run, Hold | None]:
-        """A new run in place of one that ended otherwise than done; its old token stays dead. Raises `run_active`."""
+        """A new run in place of one that ended otherwise than done; its old token stays dead. Raises `run_active`.
+
+        With which executor and runner is what was asked for here. Of a run that another clone made only its notes
+        tell, and they choose no program (`usage`).
+        """
         run = self.get(ulid)
         if run.status in ACTIVE:
             hint = f"opsctl runs cancel r_{ulid}, if it does not come to an end"
             raise OpsError("run_active", f"r_{ulid} is {run.status}", hint=hint)
         if run.status == DONE:
             raise OpsError("run_ended", f"r_{ulid} is done", hint=f"another run of the item: opsctl run a_{run.item}")
-        return self.create(run.item, Wish(run.executor, run.runner, at_base, as_draft, sandbox), retry=run)
+        executor, runner = self._asked(run)
+        return self.create(run.item, Wish(executor, runner, at_base, as_draft, sandbox), retry=run)
+
+    def _asked(self, run: Run) -> tuple[str | None, str | None]:
+        made_here = self._book.leases.made_with(run.ulid)
+        if made_here:
+            return made_here
+        if run.executor == "claim":  # starts nothing here
+            return run.executor, None
+        settings = self.approved(run.item).document.run
+        if (run.executor, run.runner) != (settings.executor or "exec", settings.runner):
+            program = " ".join(filter(None, (run.executor, run.runner)))
+            hint = f"choose it: opsctl run a_{run.item} --executor E --runner R"
+            raise OpsError("usage", f"r_{run.ulid} was not made here, and only its notes say {program}", hint=hint)
+        return settings.executor, settings.runner
 
     # -- outside agents -----------------------------------------------------------------------------------------
 
@@ -255,6 +279,8 @@ class Runs:
         self._check_fresh()
         runterms.terms(document, policy, Wish(run.executor, run.runner), default_runner=None)
         runterms.check_count(document, self._book.made(document, before=run))
+        begun = [one for one in self._book.of_item(run.item) if one.status != PENDING and one.ulid != run.ulid]
+        runterms.check_active(document, begun)
         self._book.spend(approved, run.ulid)
 
     def _until(self, seconds: float) -> str:
