@@ -66,6 +66,17 @@ def test_an_agent_that_commits_by_itself_keeps_its_commits(rig: Rig) -> None:
     rig.site.fsck()
 
 
+@pytest.mark.parametrize("deed", ["git rm -q src/app.py", "git mv src/app.py src/b.py", "git rm -rq ."])
+def test_a_commit_that_deletes_or_renames_comes_back_whatever_the_current_folder_holds(bare: Rig, deed: str) -> None:
+    (bare.site.path / "src" / "app.py").write_text("work of mine\n")
+    process = bare.start(bare.item(f"{deed}; {GIT} commit -qm one; echo 1 > after"))
+    said = process.communicate(timeout=60)
+    run = bare.only()
+    assert (process.returncode, run.status) == (0, "done"), said
+    assert "src/app.py" not in bare.files(run)
+    assert (bare.site.path / "src" / "app.py").read_text() == "work of mine\n"
+
+
 def test_commits_on_another_branch_packed_and_with_changes_on_top(rig: Rig) -> None:
     script = f"git checkout -qb feature/x; echo 1 > a; git add a; {GIT} commit -qm one; git pack-refs --all; git gc -q"
     run = rig.run(f"{script}; echo 2 > b")

@@ -102,7 +102,7 @@ class PrivateClone:
         self._prepare_result()
         head, note = self._its_commits(base)
         if head != base:
-            self._run(self._result, "read-tree", "-m", head)
+            self._run(self._result, "read-tree", "-i", "-m", head)  # -i: the files here are not of this tree
         left = self._take_files()
         if left:
             said = f"left out, because git cannot keep them: {', '.join(one_line(name, 100) for name in left[:5])}"
