@@ -230,6 +230,25 @@ def test_its_git_folder_cannot_lend_it_objects_of_the_repository(bare: Rig) -> N
     assert bare.changes(run) == ["A\tone"], run.message
 
 
+_BOMB = f"""
+b=$(echo x | git hash-object -w --stdin)
+t=$(for k in 0 1 2 3 4 5 6 7 8 9; do printf '100644 blob %s\\tf%s\\n' $b $k; done | git mktree)
+for d in 1 2 3 4 5 6 7; do
+  t=$(for k in 0 1 2 3 4 5 6 7 8 9; do printf '040000 tree %s\\td%s\\n' $t $k; done | git mktree)
+done
+c=$({GIT} commit-tree -p HEAD -m bomb $t)
+"""
+
+
+@pytest.mark.parametrize("how", ["", f"c=$({GIT} commit-tree -p $c -m gone HEAD^{{tree}});"])
+def test_trees_that_unfold_without_end_are_not_used(bare: Rig, how: str) -> None:
+    started = time.monotonic()
+    run = bare.run(f"{_BOMB}{how} echo $c > .git/HEAD; echo 1 > one")
+    assert (run.status, bare.changes(run)) == ("done", ["A\tone"]), run.message
+    assert "too many files" in run.message
+    assert time.monotonic() - started < 30
+
+
 def test_nested_repositories_and_new_submodules_are_left_out_and_named(rig: Rig) -> None:
     script = f"""
 git init -q nested; echo 1 > nested/a; git -C nested add a; {GIT} -C nested commit -qm one

@@ -11,10 +11,11 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from opsctl.errors import OpsError
-from opsctl.executors import theirs
+from opsctl.executors import theirs, weighing
 from opsctl.executors.taking import sort
 from opsctl.git.command import Git
 from opsctl.text import one_line
@@ -146,10 +147,15 @@ class PrivateClone:
             self._run(self._result, "update-ref", "refs/heads/base", base)
             self._run(self._result, *_FETCH, _SPAWN, os.fspath(place), "+HEAD:refs/heads/its")
             self._run(self._result, "merge-base", "--is-ancestor", base, head)
+            self._check(base, head)
         except (OpsError, OSError) as error:
             why = error.cause if isinstance(error, OpsError) else error.strerror
             return base, f"its own commits could not be used{f' ({why})' if why else ''}; its files are kept"
         return head, ""
+
+    def _check(self, base: str, head: str) -> None:
+        run = partial(self._run, self._result)
+        weighing.check_trees(run, base, head)
 
     def _take_files(self) -> list[str]:
         """Put the files that are there into the index, ignored ones left out. Returns what git cannot keep.
