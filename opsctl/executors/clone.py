@@ -155,7 +155,18 @@ class PrivateClone:
 
     def _check(self, base: str, head: str) -> None:
         run = partial(self._run, self._result)
+        weighing.check_history(run, base, head)
         weighing.check_trees(run, base, head)
+        weighing.check_owned(run, self._alone, base, head)
+
+    def _alone(self, *arguments: str, stdin: bytes) -> bytes:
+        """Run git on the result as if the repository's objects were not there."""
+        borrowed = self.folder / "result.git/objects/info/alternates"
+        aside = borrowed.rename(borrowed.with_name("aside"))
+        try:
+            return self._run(self._result, *arguments, stdin=stdin)
+        finally:
+            aside.rename(borrowed)
 
     def _take_files(self) -> list[str]:
         """Put the files that are there into the index, ignored ones left out. Returns what git cannot keep.
@@ -204,7 +215,9 @@ def _bare(place: Path, head: str) -> Path:
     for folder in ("objects/info", "refs/heads"):
         (place / folder).mkdir(parents=True)
     (place / "HEAD").write_text(f"{head}\n", encoding="utf-8")
-    (place / "config").write_text("[core]\n\trepositoryformatversion = 0\n\tbare = false\n", encoding="utf-8")
+    # what is fetched stays a pack: loose objects that lie in what is borrowed would not be written
+    config = "[core]\n\trepositoryformatversion = 0\n\tbare = false\n[fetch]\n\tunpackLimit = 1\n"
+    (place / "config").write_text(config, encoding="utf-8")
     return place
 
 

@@ -12,6 +12,7 @@ from opsctl.errors import OpsError
 
 ENTRIES_LIMIT = 1_000_000
 PATHS_LIMIT = 256 * 1024 * 1024
+COMMITS_LIMIT = 10_000
 _DEEPEST = 1000
 
 Run = Callable[..., bytes]
@@ -19,6 +20,16 @@ Run = Callable[..., bytes]
 
 _Entry = tuple[int, str | None]
 """Length of a name, and the tree that it names, if it is one."""
+
+
+def check_history(run: Run, base: str, head: str) -> None:
+    """Refuse more commits than anybody reads, and one that does not stand on the base. Raises `git_failed`."""
+    between = f"{base}..{head}"
+    counted = int(run("rev-list", "--count", between))
+    if counted > COMMITS_LIMIT:
+        raise _refusal(f"they are {counted:,}")
+    if int(run("rev-list", "--count", "--ancestry-path", between)) != counted:
+        raise _refusal("they do not all stand on the base")
 
 
 def check_trees(run: Run, base: str, head: str) -> None:
@@ -44,6 +55,13 @@ def check_trees(run: Run, base: str, head: str) -> None:
         entries, size = _weight(row, known, weights)
         if entries > ENTRIES_LIMIT or size > PATHS_LIMIT:
             raise _refusal("they name too many files")
+
+
+def check_owned(run: Run, alone: Run, base: str, head: str) -> None:
+    """Refuse objects that did not come with the commits. `alone` sees only those that did. Raises `git_failed`."""
+    listed = run("rev-list", "--objects", "--no-object-names", f"{base}..{head}")
+    if b" missing\n" in alone("cat-file", "--batch-check=%(objectname)", stdin=listed):
+        raise _refusal("they name what the program did not have")
 
 
 def _refusal(why: str) -> OpsError:
