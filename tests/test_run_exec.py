@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Site
-from runrig import WALLS, Rig, eventually, make_rig
+from runrig import BWRAP, WALLS, Rig, eventually, make_rig
 
 from opsctl.errors import OpsError
 from opsctl.git.lock import RepoLock
@@ -797,12 +797,50 @@ def test_secrets_of_a_command_line_are_not_recorded(bare: Rig) -> None:
     assert key not in bare.site.git("log", "-p", "--all", "--notes=ops/runs")
 
 
-def test_a_program_that_is_not_there_is_said_at_once(bare: Rig) -> None:
-    bare.runners('[runner.sh]\ncommand = ["/nonexistent/agent"]\n')
-    run = bare.run("x")
-    assert run.status == "error"
-    assert "could not be started" in run.message
-    assert not bare.clones()
+@pytest.mark.parametrize(
+    ("program", "why"),
+    [
+        ("/nonexistent/agent", "is not there"),
+        ("no-such-agent", "is not there"),
+        ("./agent", "from / on"),
+        ("src/agent", "from / on"),
+        (__file__, "is not executable"),
+    ],
+)
+def test_a_program_that_is_not_there_is_said_at_once(rig: Rig, program: str, why: str) -> None:
+    rig.runners(f"[runner.sh]\ncommand = ['{program}']\n")
+    with pytest.raises(OpsError) as caught:
+        rig.run("x")
+    assert (caught.value.code, why in caught.value.message) == ("runner_failed", True), caught.value.message
+    assert "runner add sh" in str(caught.value.hint)
+    assert not rig.clones()
+
+
+def test_nothing_is_started_from_the_current_folder(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("bwrap", "agent", "ls"):
+        (rig.site.path / name).write_text("#!/bin/sh\necho EVIL; touch evil\n")
+        (rig.site.path / name).chmod(0o755)
+    rig.site.git("add", ".")
+    rig.site.git("commit", "-qm", "evil")
+    monkeypatch.chdir(rig.site.path)
+    rig.site.home.environ["PATH"] = f".::src:{rig.site.home.environ['PATH']}"
+    run = rig.run("ls; echo $PATH")
+    assert "EVIL" not in rig.text(run)
+    rig.runners("[runner.sh]\ncommand = ['agent']\n")
+    with pytest.raises(OpsError) as caught:
+        rig.run("x")
+    assert caught.value.code == "runner_failed"
+    assert not (rig.site.path / "evil").exists()
+
+
+def test_a_runner_that_wants_walls_gets_them_whatever_is_asked(bare: Rig) -> None:
+    bare.runners('[runner.sh]\ncommand = ["/bin/sh"]\nsandbox = true\n')
+    if BWRAP:
+        assert bare.run("true").sandbox == "bwrap"
+        return
+    with pytest.raises(OpsError) as caught:
+        bare.run("true")
+    assert (caught.value.code, "runners.toml" in str(caught.value.hint)) == ("no_sandbox", True)
 
 
 def test_doctor_says_whether_a_sandbox_works_here(bare: Rig) -> None:
