@@ -50,6 +50,10 @@ class Runner:
         found = {name: environ[name] for name in self.env if name in environ}
         return found | ({"PATH": absolute(found["PATH"])} if "PATH" in found else {})
 
+    def secrets(self, environ: Mapping[str, str]) -> list[str]:
+        """Values of the variables that it gets beyond those of any program: none of them belongs into a record."""
+        return [environ[name] for name in self.env if name in environ and name not in DEFAULT_ENV]
+
     def writable(self, home: Path) -> list[Path]:
         """The folders outside the clone that the program may write."""
         return [Path(os.path.abspath(home / one.removeprefix("~/"))) for one in self.writes]

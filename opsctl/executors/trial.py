@@ -52,7 +52,7 @@ def trial(
         clone = PrivateClone(Path(folder) / "run", source, "check", environment(environ))
         clone.make(base, _WHO)
         argv, walls = walled(runner, environ, places, clone, asked=sandbox, network=runner.network)
-        output = Output(None)
+        output = Output(None, runner.secrets(environ))
         (Path(folder) / "prompt").write_text(_PROMPT, encoding="utf-8")
         with (Path(folder) / "prompt").open("rb") as stdin:
             env = runner.environment(environ) | {"TMPDIR": str(clone.folder / "tmp"), "PWD": str(clone.work)}

@@ -161,7 +161,7 @@ class Executing:
 
     def _supervised(self, work: Work, argv: list[str], watch: Watch) -> tuple[Ended, Output]:
         log = live_log(self._repo.common, work.run.ulid)
-        output = Output(None if log.parent.is_symlink() else log)
+        output = Output(None if log.parent.is_symlink() else log, work.runner.secrets(self._base.environ))
 
         inner = self._stop(work.run)
 
