@@ -565,6 +565,29 @@ def test_in_the_sandbox_there_is_nothing_to_find(site: Site) -> None:
     assert run.sandbox == "bwrap"
 
 
+def test_keys_sockets_and_linked_folders_are_hidden(site: Site) -> None:
+    rig = make_rig(site, walls=True)
+    home = site.home.path
+    for place in ("keys/one", "keys/two", "dot/gh/token", "dot/op"):
+        (home / place).parent.mkdir(parents=True, exist_ok=True)
+        (home / place).write_text("SECRET")
+    (home / ".config").symlink_to(home / "dot")
+    site.git("config", "user.signingKey", str(home / "keys" / "one.pub"))
+    site.home.environ["OPSCTL_SIGNING_KEY"] = "~/keys/two"
+    item = rig.item(
+        f"cat ~/keys/* ~/.config/gh/token ~/dot/gh/token; ls -l {home}; test -S ~/agent && echo SOCKET; true"
+    )
+    with socket.socket(socket.AF_UNIX) as agent:
+        here = os.open(home, os.O_RDONLY)
+        agent.bind(f"/proc/self/fd/{here}/agent")
+        os.close(here)
+        run = rig.carry_out(item)
+    out = rig.text(run)
+    assert run.status == "done", run.message
+    assert "SECRET" not in out
+    assert "SOCKET" not in out
+
+
 @pytest.mark.parametrize("allowed", [(False, True), (True, False), (True, True)])
 def test_the_network_needs_the_file_and_the_policy(site: Site, allowed: tuple[bool, bool]) -> None:
     rig = make_rig(site, walls=True)
@@ -856,3 +879,7 @@ def test_check_lets_a_runner_do_one_edit(rig: Rig) -> None:
     done = rig.site.cli("runner", "check", "--sandbox" if rig.walls else "--no-sandbox")
     assert done.returncode == 0
     assert done.stdout.startswith("ok"), done.stderr
+    rig.runners(f'[runner.sh]\ncommand = ["/bin/sh", "-c", "cat {rig.site.path}/.git/HEAD; exit 3"]\n')
+    done = rig.site.cli("runner", "check", "--sandbox" if rig.walls else "--no-sandbox")
+    assert ("refs/heads" in done.stdout) != rig.walls, done.stdout
+    assert f"sandbox: {'bwrap' if rig.walls else 'none'}" in done.stdout

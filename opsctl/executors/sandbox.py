@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -100,9 +101,19 @@ def _cell(
         hidden.append(Path(runtime))
     if agent := environ.get("SSH_AUTH_SOCK"):  # a socket can be used through a folder that cannot be written
         hidden.append(Path(agent))
+    hidden += _sockets(home)
     program = [Path(one) for one in argv if os.path.isabs(one) and os.path.exists(one)]
     reads = [*program, *(one.parent.parent for one in program[:1] if os.access(one, os.X_OK))]
     return Cell(home, [clone.work, clone.folder / "tmp"], runner.writable(home), hidden, reads, network)
+
+
+def _sockets(home: Path) -> list[Path]:
+    """Those at the top of the home: an agent of keys may listen there, whatever the environment says."""
+    try:
+        with os.scandir(home) as rows:
+            return [Path(row.path) for row in rows if stat.S_ISSOCK(row.stat(follow_symlinks=False).st_mode)]
+    except OSError:
+        return []
 
 
 @cache
@@ -147,8 +158,7 @@ def _covered(places: Iterable[Path]) -> list[Path]:
 
 
 def _hide(place: Path) -> list[str]:
-    if place.is_symlink() or not place.exists():
-        place = Path(os.path.realpath(place))
+    place = Path(os.path.realpath(place))  # a link on the way could not be mounted over
     if place.is_dir():
         return ["--tmpfs", os.fspath(place)]
     return ["--ro-bind", os.devnull, os.fspath(place)] if place.exists() else []
