@@ -303,6 +303,15 @@ def test_attributes_of_the_result_do_not_change_or_hide_content(bare: Rig) -> No
     assert done.stdout == b"a\r\nb"
 
 
+def test_a_file_that_no_memory_holds_is_left_out_and_named(bare: Rig) -> None:
+    started = time.monotonic()
+    run = bare.run("echo '* text' > .gitattributes; truncate -s 3G huge src/app.py; echo 1 > one")
+    assert bare.changes(run) == ["A\t.gitattributes", "A\tone"], run.message
+    assert "huge" in run.message
+    assert "src/app.py" in run.message
+    assert time.monotonic() - started < 20
+
+
 @pytest.mark.parametrize(
     "deed",
     [
@@ -572,11 +581,11 @@ def test_keys_sockets_and_linked_folders_are_hidden(site: Site) -> None:
         (home / place).parent.mkdir(parents=True, exist_ok=True)
         (home / place).write_text("SECRET")
     (home / ".config").symlink_to(home / "dot")
-    site.git("config", "user.signingKey", str(home / "keys" / "one.pub"))
-    site.home.environ["OPSCTL_SIGNING_KEY"] = "~/keys/two"
     item = rig.item(
         f"cat ~/keys/* ~/.config/gh/token ~/dot/gh/token; ls -l {home}; test -S ~/agent && echo SOCKET; true"
     )
+    site.git("config", "user.signingKey", str(home / "keys" / "one.pub"))
+    site.home.environ["OPSCTL_SIGNING_KEY"] = "~/keys/two"
     with socket.socket(socket.AF_UNIX) as agent:
         here = os.open(home, os.O_RDONLY)
         agent.bind(f"/proc/self/fd/{here}/agent")

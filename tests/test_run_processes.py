@@ -16,6 +16,7 @@ from conftest import ROOT, Site
 from runrig import AGENTS, WALLS, Rig, eventually, make_rig, running
 
 from opsctl.executors.output import KEPT, LIVE_LIMIT, Output
+from opsctl.executors.process import _ended, _report
 from opsctl.workspace.drafts import NewDraft
 from opsctl.workspace.hold import Hold, sweep
 
@@ -159,6 +160,21 @@ def test_secrets_are_taken_out_of_what_is_kept(rig: Rig) -> None:
     run = rig.run("p=sk-ant-; q=a1B2; echo $p$q$q$q$q$q$q$q$q$q$q; exit 1")
     assert key not in run.message + rig.text(run)
     assert not [path for path in (rig.site.path / ".git" / "opsctl").rglob("*.log") if key in path.read_text()]
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        *(b"x\n", b"[]\n", b"[" * 60000 + b"\n", b"\xff\n", b"{}\n", b'{"reason": "ended"}\n', b"", b"x" * 60000),
+        *(b'{"reason": "ended", "status": "x", "killed": 0}\n', b'{"reason": "not started"}\n'),
+    ],
+)
+def test_junk_where_the_warden_reports_counts_as_lost(junk: bytes) -> None:
+    read, write = os.pipe()
+    os.write(write, junk)
+    os.close(write)
+    assert _ended(_report(read), None).reason == "lost"
+    os.close(read)
 
 
 def test_values_of_variables_are_taken_out_of_what_is_kept(rig: Rig) -> None:

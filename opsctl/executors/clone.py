@@ -106,7 +106,8 @@ class PrivateClone:
             self._run(self._result, "read-tree", "-i", "-m", head)  # -i: the files here are not of this tree
         left = self._take_files()
         if left:
-            said = f"left out, because git cannot keep them: {', '.join(one_line(name, 100) for name in left[:5])}"
+            names = ", ".join(one_line(name, 100) for name in left[:5])
+            said = f"left out, because git cannot keep them, or they are too large: {names}"
             note = "; ".join(part for part in (note, said) if part)
         tree = self._run(self._result, "write-tree").decode().strip()
         if tree == self._run(self._result, "rev-parse", f"{head}^{{tree}}").decode().strip():
@@ -185,7 +186,7 @@ class PrivateClone:
             left = self._run(self._result, here, "ls-files", "-z", *new) if found.there else b""
         except OpsError as error:
             raise OpsError("git_failed", "the files of the run cannot be taken over", cause=error.cause) from None
-        names = {*found.within, *(name.rstrip(b"/") for name in left.split(b"\0") if name)}
+        names = {*found.out, *(name.rstrip(b"/") for name in left.split(b"\0") if name)}
         return sorted(name.decode("utf-8", "backslashreplace") for name in names)
 
     def changed(self, base: str, tip: str) -> list[str]:
