@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,12 +46,29 @@ class Runner:
         return ["/bin/sh", "-c", self.command[0]] if self.allow_shell and len(self.command) == 1 else [*self.command]
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """The variables that the program gets."""
-        return {name: environ[name] for name in self.env if name in environ}
+        """The variables that the program gets. Its PATH names no folder that depends on where it is."""
+        found = {name: environ[name] for name in self.env if name in environ}
+        return found | ({"PATH": absolute(found["PATH"])} if "PATH" in found else {})
+
+    def secrets(self, environ: Mapping[str, str]) -> list[str]:
+        """Values of the variables that it gets beyond those of any program: none of them belongs into a record."""
+        return [environ[name] for name in self.env if name in environ and name not in DEFAULT_ENV]
 
     def writable(self, home: Path) -> list[Path]:
         """The folders outside the clone that the program may write."""
         return [Path(os.path.abspath(home / one.removeprefix("~/"))) for one in self.writes]
+
+
+def absolute(path: str) -> str:
+    """PATH without the folders that depend on the current one."""
+    return os.pathsep.join(place for place in path.split(os.pathsep) if os.path.isabs(place))
+
+
+def located(name: str, environ: Mapping[str, str]) -> str | None:
+    """The absolute path of a program, never one that depends on the current folder."""
+    if "/" in name and not os.path.isabs(name):
+        return None
+    return shutil.which(name, path=absolute(environ.get("PATH", os.defpath)))
 
 
 PRESETS: dict[str, Runner] = {

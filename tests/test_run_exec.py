@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Site
-from runrig import WALLS, Rig, eventually, make_rig
+from runrig import BWRAP, WALLS, Rig, eventually, make_rig
 
 from opsctl.errors import OpsError
 from opsctl.git.lock import RepoLock
@@ -64,6 +64,17 @@ def test_an_agent_that_commits_by_itself_keeps_its_commits(rig: Rig) -> None:
     assert rig.site.git("log", "--format=%s", f"{run.base}..{run.result}").splitlines() == ["two", "one"]
     assert rig.site.git("rev-list", "--count", f"{run.base}..{run.result}") == "2"
     rig.site.fsck()
+
+
+@pytest.mark.parametrize("deed", ["git rm -q src/app.py", "git mv src/app.py src/b.py", "git rm -rq ."])
+def test_a_commit_that_deletes_or_renames_comes_back_whatever_the_current_folder_holds(bare: Rig, deed: str) -> None:
+    (bare.site.path / "src" / "app.py").write_text("work of mine\n")
+    process = bare.start(bare.item(f"{deed}; {GIT} commit -qm one; echo 1 > after"))
+    said = process.communicate(timeout=60)
+    run = bare.only()
+    assert (process.returncode, run.status) == (0, "done"), said
+    assert "src/app.py" not in bare.files(run)
+    assert (bare.site.path / "src" / "app.py").read_text() == "work of mine\n"
 
 
 def test_commits_on_another_branch_packed_and_with_changes_on_top(rig: Rig) -> None:
@@ -219,6 +230,59 @@ def test_its_git_folder_cannot_lend_it_objects_of_the_repository(bare: Rig) -> N
     assert bare.changes(run) == ["A\tone"], run.message
 
 
+_BOMB = f"""
+b=$(echo x | git hash-object -w --stdin)
+t=$(for k in 0 1 2 3 4 5 6 7 8 9; do printf '100644 blob %s\\tf%s\\n' $b $k; done | git mktree)
+for d in 1 2 3 4 5 6 7; do
+  t=$(for k in 0 1 2 3 4 5 6 7 8 9; do printf '040000 tree %s\\td%s\\n' $t $k; done | git mktree)
+done
+c=$({GIT} commit-tree -p HEAD -m bomb $t)
+"""
+
+
+@pytest.mark.parametrize("how", ["", f"c=$({GIT} commit-tree -p $c -m gone HEAD^{{tree}});"])
+def test_trees_that_unfold_without_end_are_not_used(bare: Rig, how: str) -> None:
+    started = time.monotonic()
+    run = bare.run(f"{_BOMB}{how} echo $c > .git/HEAD; echo 1 > one")
+    assert (run.status, bare.changes(run)) == ("done", ["A\tone"]), run.message
+    assert "too many files" in run.message
+    assert time.monotonic() - started < 30
+
+
+def test_an_object_under_a_wrong_name_does_not_fetch_the_right_one(bare: Rig) -> None:
+    """Git believes the name of a loose object that it packs; the real one lies in what the result borrows."""
+    with bare.site.ws() as ws:
+        from opsctl.workspace.drafts import NewDraft
+
+        ws.drafts.create(NewDraft("a draft that nobody approved"))
+    secret = bare.site.git("rev-parse", "refs/heads/ops/drafts^{tree}")
+    script = f"""
+import os, subprocess, zlib
+os.makedirs(".git/objects/{secret[:2]}", exist_ok=True)
+with open(".git/objects/{secret[:2]}/{secret[2:]}", "wb") as file:
+    file.write(zlib.compress(b"tree 0\\0"))
+command = "{GIT} commit-tree -p HEAD -m stolen {secret}".split()
+made = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+with open(".git/HEAD", "wb") as file:
+    file.write(made)
+open("one", "w").close()
+"""
+    run = bare.run(script, runner="py")
+    assert (run.status, bare.changes(run)) == ("done", ["A\tone"]), run.message
+    assert secret not in bare.site.git("log", "--format=%T", str(run.result))
+
+
+def test_commits_with_what_the_repository_has_too_are_used(bare: Rig) -> None:
+    """The same content as in a draft is no loan: it was made again."""
+    bare.site.git("checkout", "-q", "-b", "other")
+    (bare.site.path / "same").write_text("same\n")
+    bare.site.git("add", "same")
+    bare.site.git("commit", "-qm", "same")
+    bare.site.git("checkout", "-q", "main")
+    run = bare.run(f"echo same > same; git add same; {GIT} commit -qm one")
+    assert bare.site.git("log", "-1", "--format=%s", str(run.result)) == "one", run.message
+
+
 def test_nested_repositories_and_new_submodules_are_left_out_and_named(rig: Rig) -> None:
     script = f"""
 git init -q nested; echo 1 > nested/a; git -C nested add a; {GIT} -C nested commit -qm one
@@ -237,6 +301,15 @@ def test_attributes_of_the_result_do_not_change_or_hide_content(bare: Rig) -> No
         ["git", "cat-file", "blob", f"{run.result}:big.bin"], cwd=bare.site.path, capture_output=True, check=True
     )
     assert done.stdout == b"a\r\nb"
+
+
+def test_a_file_that_no_memory_holds_is_left_out_and_named(bare: Rig) -> None:
+    started = time.monotonic()
+    run = bare.run("echo '* text' > .gitattributes; truncate -s 3G huge src/app.py; echo 1 > one")
+    assert bare.changes(run) == ["A\t.gitattributes", "A\tone"], run.message
+    assert "huge" in run.message
+    assert "src/app.py" in run.message
+    assert time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize(
@@ -333,7 +406,9 @@ git checkout -q --orphan other; git rm -rqf .; echo 1 > evil; git add .; {GIT} c
 git checkout -q run; {GIT} merge -q --no-edit --allow-unrelated-histories -s ours other; echo 1 > src/d
 """
     run = bare.run(script, paths=("src/**",))
-    assert (run.status, "evil" in run.outside) == ("error", True), run.message
+    assert (run.status, bare.changes(run)) == ("done", ["A\tsrc/d"]), run.message
+    assert "do not all stand on the base" in run.message
+    assert bare.site.git("rev-list", "--count", f"{run.base}..{run.result}") == "1"
 
 
 # -- when it cannot be handed over ------------------------------------------------------------------------------------
@@ -497,6 +572,29 @@ def test_in_the_sandbox_there_is_nothing_to_find(site: Site) -> None:
     assert listed == ["repo", "tmp"], listed
     assert site.tip() == tip
     assert run.sandbox == "bwrap"
+
+
+def test_keys_sockets_and_linked_folders_are_hidden(site: Site) -> None:
+    rig = make_rig(site, walls=True)
+    home = site.home.path
+    for place in ("keys/one", "keys/two", "dot/gh/token", "dot/op"):
+        (home / place).parent.mkdir(parents=True, exist_ok=True)
+        (home / place).write_text("SECRET")
+    (home / ".config").symlink_to(home / "dot")
+    item = rig.item(
+        f"cat ~/keys/* ~/.config/gh/token ~/dot/gh/token; ls -l {home}; test -S ~/agent && echo SOCKET; true"
+    )
+    site.git("config", "user.signingKey", str(home / "keys" / "one.pub"))
+    site.home.environ["OPSCTL_SIGNING_KEY"] = "~/keys/two"
+    with socket.socket(socket.AF_UNIX) as agent:
+        here = os.open(home, os.O_RDONLY)
+        agent.bind(f"/proc/self/fd/{here}/agent")
+        os.close(here)
+        run = rig.carry_out(item)
+    out = rig.text(run)
+    assert run.status == "done", run.message
+    assert "SECRET" not in out
+    assert "SOCKET" not in out
 
 
 @pytest.mark.parametrize("allowed", [(False, True), (True, False), (True, True)])
@@ -731,12 +829,50 @@ def test_secrets_of_a_command_line_are_not_recorded(bare: Rig) -> None:
     assert key not in bare.site.git("log", "-p", "--all", "--notes=ops/runs")
 
 
-def test_a_program_that_is_not_there_is_said_at_once(bare: Rig) -> None:
-    bare.runners('[runner.sh]\ncommand = ["/nonexistent/agent"]\n')
-    run = bare.run("x")
-    assert run.status == "error"
-    assert "could not be started" in run.message
-    assert not bare.clones()
+@pytest.mark.parametrize(
+    ("program", "why"),
+    [
+        ("/nonexistent/agent", "is not there"),
+        ("no-such-agent", "is not there"),
+        ("./agent", "from / on"),
+        ("src/agent", "from / on"),
+        (__file__, "is not executable"),
+    ],
+)
+def test_a_program_that_is_not_there_is_said_at_once(rig: Rig, program: str, why: str) -> None:
+    rig.runners(f"[runner.sh]\ncommand = ['{program}']\n")
+    with pytest.raises(OpsError) as caught:
+        rig.run("x")
+    assert (caught.value.code, why in caught.value.message) == ("runner_failed", True), caught.value.message
+    assert "runner add sh" in str(caught.value.hint)
+    assert not rig.clones()
+
+
+def test_nothing_is_started_from_the_current_folder(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("bwrap", "agent", "ls"):
+        (rig.site.path / name).write_text("#!/bin/sh\necho EVIL; touch evil\n")
+        (rig.site.path / name).chmod(0o755)
+    rig.site.git("add", ".")
+    rig.site.git("commit", "-qm", "evil")
+    monkeypatch.chdir(rig.site.path)
+    rig.site.home.environ["PATH"] = f".::src:{rig.site.home.environ['PATH']}"
+    run = rig.run("ls; echo $PATH")
+    assert "EVIL" not in rig.text(run)
+    rig.runners("[runner.sh]\ncommand = ['agent']\n")
+    with pytest.raises(OpsError) as caught:
+        rig.run("x")
+    assert caught.value.code == "runner_failed"
+    assert not (rig.site.path / "evil").exists()
+
+
+def test_a_runner_that_wants_walls_gets_them_whatever_is_asked(bare: Rig) -> None:
+    bare.runners('[runner.sh]\ncommand = ["/bin/sh"]\nsandbox = true\n')
+    if BWRAP:
+        assert bare.run("true").sandbox == "bwrap"
+        return
+    with pytest.raises(OpsError) as caught:
+        bare.run("true")
+    assert (caught.value.code, "runners.toml" in str(caught.value.hint)) == ("no_sandbox", True)
 
 
 def test_doctor_says_whether_a_sandbox_works_here(bare: Rig) -> None:
@@ -752,3 +888,7 @@ def test_check_lets_a_runner_do_one_edit(rig: Rig) -> None:
     done = rig.site.cli("runner", "check", "--sandbox" if rig.walls else "--no-sandbox")
     assert done.returncode == 0
     assert done.stdout.startswith("ok"), done.stderr
+    rig.runners(f'[runner.sh]\ncommand = ["/bin/sh", "-c", "cat {rig.site.path}/.git/HEAD; exit 3"]\n')
+    done = rig.site.cli("runner", "check", "--sandbox" if rig.walls else "--no-sandbox")
+    assert ("refs/heads" in done.stdout) != rig.walls, done.stdout
+    assert f"sandbox: {'bwrap' if rig.walls else 'none'}" in done.stdout

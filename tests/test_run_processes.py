@@ -16,6 +16,7 @@ from conftest import ROOT, Site
 from runrig import AGENTS, WALLS, Rig, eventually, make_rig, running
 
 from opsctl.executors.output import KEPT, LIVE_LIMIT, Output
+from opsctl.executors.process import _ended, _report
 from opsctl.workspace.drafts import NewDraft
 from opsctl.workspace.hold import Hold, sweep
 
@@ -124,7 +125,7 @@ def test_rn_06_a_flood_is_cut_and_memory_stays_bounded(bare: Rig) -> None:
     assert used.ru_maxrss < 300_000
     assert run.output_bytes is not None
     assert size <= run.output_bytes < size + 100
-    assert run.cut_bytes == run.output_bytes - 2 * KEPT
+    assert 0 <= run.cut_bytes - (run.output_bytes - 2 * KEPT) <= 1024
     text = bare.text(run)
     assert f"{run.cut_bytes} bytes are left out" in text
     assert text.endswith("\nthe end\n")
@@ -159,6 +160,57 @@ def test_secrets_are_taken_out_of_what_is_kept(rig: Rig) -> None:
     run = rig.run("p=sk-ant-; q=a1B2; echo $p$q$q$q$q$q$q$q$q$q$q; exit 1")
     assert key not in run.message + rig.text(run)
     assert not [path for path in (rig.site.path / ".git" / "opsctl").rglob("*.log") if key in path.read_text()]
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        *(b"x\n", b"[]\n", b"[" * 60000 + b"\n", b"\xff\n", b"{}\n", b'{"reason": "ended"}\n', b"", b"x" * 60000),
+        *(b'{"reason": "ended", "status": "x", "killed": 0}\n', b'{"reason": "not started"}\n'),
+    ],
+)
+def test_junk_where_the_warden_reports_counts_as_lost(junk: bytes) -> None:
+    read, write = os.pipe()
+    os.write(write, junk)
+    os.close(write)
+    assert _ended(_report(read), None).reason == "lost"
+    os.close(read)
+
+
+def test_values_of_variables_are_taken_out_of_what_is_kept(rig: Rig) -> None:
+    rig.runners('[runner.sh]\ncommand = ["/bin/sh"]\nenv = ["PATH", "HOME", "AGENT_PASS"]\n')
+    rig.site.home.environ["AGENT_PASS"] = "correct horse battery"
+    run = rig.run("echo it is $AGENT_PASS; exit 1")
+    assert "horse" not in run.message + rig.text(run)
+    assert not [path for path in (rig.site.path / ".git" / "opsctl").rglob("*.log") if "horse" in path.read_text()]
+
+
+def test_a_key_of_many_lines_never_gets_into_the_live_log(tmp_path: Path) -> None:
+    output = Output(tmp_path / "log")
+    body = ["a1B2" * 16] * 20
+    for line in ["before", "-----BEGIN PRIVATE KEY-----", *body, "-----END PRIVATE KEY-----", "after"]:
+        output.feed(f"{line}\n".encode())
+        assert "a1B2" not in (tmp_path / "log").read_text()
+    output.finish()
+    assert (tmp_path / "log").read_text() == "before\n<redacted:private-key>\nafter\n"
+
+
+@pytest.mark.parametrize("before", [10, 20, 40])
+def test_half_a_token_at_a_cut_is_left_out(before: int) -> None:
+    token = b"sk-ant-" + b"a1B2" * 12
+    output = Output(None)
+    output.feed(b"x " * ((KEPT - before) // 2) + token + b" end\n" + b"y " * KEPT)
+    output.feed(b" " * (KEPT - before) + b"\n")
+    assert b"a1B2" not in output.finish()[0]
+    output = Output(None)
+    output.feed(b"y " * KEPT + token + b" " + b"x" * 50 + b" " * (KEPT - before - 51))
+    assert b"a1B2" not in output.finish()[0]
+
+
+def test_the_last_line_is_cleaned_before_it_is_cut() -> None:
+    output = Output(None)
+    output.feed(b"say sk-ant-" + b"a1B2" * 1500)
+    assert "a1B2" not in output.last_line
 
 
 @pytest.mark.parametrize("obstacle", ["file", "folder", "link"])

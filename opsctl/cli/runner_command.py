@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -102,12 +104,20 @@ def register(app: typer.Typer) -> None:
 
         runner = load(session.places).get(name)
         session.say(f"{runner.name} is asked to write one file; this takes as long as it takes")
-        found = trial(runner, os.environ, session.places, timeout_s=timeout, sandbox=sandbox)
+        hides = _repository(session)
+        found = trial(runner, os.environ, session.places, timeout_s=timeout, sandbox=sandbox, hides=hides)
         if session.as_json:
             session.emit(found.as_json())
         else:
             session.data(f"{'ok' if found.ok else 'failed'}\t{runner.name}\t{found.seconds:.1f} s\t{found.message}")
         return 0 if found.ok else 9
+
+
+def _repository(session: Session) -> list[Path]:
+    """What a run from here would not see either: the git folder of the repository, where this is one."""
+    with contextlib.suppress(OpsError):
+        return [session.workspace.repo.common]
+    return []
 
 
 def _cells(chosen: str | None, runner: Runner) -> list[object]:

@@ -11,10 +11,11 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from opsctl.errors import OpsError
-from opsctl.executors import theirs
+from opsctl.executors import theirs, weighing
 from opsctl.executors.taking import sort
 from opsctl.git.command import Git
 from opsctl.text import one_line
@@ -102,10 +103,11 @@ class PrivateClone:
         self._prepare_result()
         head, note = self._its_commits(base)
         if head != base:
-            self._run(self._result, "read-tree", "-m", head)
+            self._run(self._result, "read-tree", "-i", "-m", head)  # -i: the files here are not of this tree
         left = self._take_files()
         if left:
-            said = f"left out, because git cannot keep them: {', '.join(one_line(name, 100) for name in left[:5])}"
+            names = ", ".join(one_line(name, 100) for name in left[:5])
+            said = f"left out, because git cannot keep them, or they are too large: {names}"
             note = "; ".join(part for part in (note, said) if part)
         tree = self._run(self._result, "write-tree").decode().strip()
         if tree == self._run(self._result, "rev-parse", f"{head}^{{tree}}").decode().strip():
@@ -146,10 +148,26 @@ class PrivateClone:
             self._run(self._result, "update-ref", "refs/heads/base", base)
             self._run(self._result, *_FETCH, _SPAWN, os.fspath(place), "+HEAD:refs/heads/its")
             self._run(self._result, "merge-base", "--is-ancestor", base, head)
+            self._check(base, head)
         except (OpsError, OSError) as error:
             why = error.cause if isinstance(error, OpsError) else error.strerror
             return base, f"its own commits could not be used{f' ({why})' if why else ''}; its files are kept"
         return head, ""
+
+    def _check(self, base: str, head: str) -> None:
+        run = partial(self._run, self._result)
+        weighing.check_history(run, base, head)
+        weighing.check_trees(run, base, head)
+        weighing.check_owned(run, self._alone, base, head)
+
+    def _alone(self, *arguments: str, stdin: bytes) -> bytes:
+        """Run git on the result as if the repository's objects were not there."""
+        borrowed = self.folder / "result.git/objects/info/alternates"
+        aside = borrowed.rename(borrowed.with_name("aside"))
+        try:
+            return self._run(self._result, *arguments, stdin=stdin)
+        finally:
+            aside.rename(borrowed)
 
     def _take_files(self) -> list[str]:
         """Put the files that are there into the index, ignored ones left out. Returns what git cannot keep.
@@ -168,7 +186,7 @@ class PrivateClone:
             left = self._run(self._result, here, "ls-files", "-z", *new) if found.there else b""
         except OpsError as error:
             raise OpsError("git_failed", "the files of the run cannot be taken over", cause=error.cause) from None
-        names = {*found.within, *(name.rstrip(b"/") for name in left.split(b"\0") if name)}
+        names = {*found.out, *(name.rstrip(b"/") for name in left.split(b"\0") if name)}
         return sorted(name.decode("utf-8", "backslashreplace") for name in names)
 
     def changed(self, base: str, tip: str) -> list[str]:
@@ -198,7 +216,9 @@ def _bare(place: Path, head: str) -> Path:
     for folder in ("objects/info", "refs/heads"):
         (place / folder).mkdir(parents=True)
     (place / "HEAD").write_text(f"{head}\n", encoding="utf-8")
-    (place / "config").write_text("[core]\n\trepositoryformatversion = 0\n\tbare = false\n", encoding="utf-8")
+    # what is fetched stays a pack: loose objects that lie in what is borrowed would not be written
+    config = "[core]\n\trepositoryformatversion = 0\n\tbare = false\n[fetch]\n\tunpackLimit = 1\n"
+    (place / "config").write_text(config, encoding="utf-8")
     return place
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from opsctl import secretscan, text
@@ -15,12 +17,21 @@ LIVE_LIMIT = 16 * 1024 * 1024
 """Bytes of the live log; it is for watching, not for keeping."""
 
 _LINE = 64 * 1024
+_SHORTEST = 8
+"""Characters of a value that is taken for a secret; a shorter one would be a word of any text."""
+
+_BROKEN_START = re.compile(rb"\A[!-~]{1,512}+")
+_BROKEN_END = re.compile(rb"(?<![!-~])[!-~]{1,512}+\Z|[!-~]{512}\Z")
 
 
 class Output:
-    """Takes bytes as they come. The live log is a local file that is written whole lines at a time."""
+    """Takes bytes as they come. The live log is a local file that is written whole lines at a time.
 
-    def __init__(self, live: Path | None) -> None:
+    `secrets` are taken out wherever they stand, as is what has the known shape of one.
+    """
+
+    def __init__(self, live: Path | None, secrets: Iterable[str] = ()) -> None:
+        self._secrets = sorted({one for one in secrets if len(one) >= _SHORTEST}, key=len, reverse=True)
         self.total = 0
         self.fault: str | None = None
         self._head = bytearray()
@@ -40,8 +51,14 @@ class Output:
     @property
     def last_line(self) -> str:
         """The last line with something on it, safe to show."""
-        last = (self._tail or self._head)[-4096:].decode("utf-8", "replace").strip().splitlines()
-        return text.one_line(secretscan.redact(last[-1]), 200) if last else ""
+        last = self._clean(bytes((self._tail or self._head)[-_LINE:])).strip().splitlines()
+        return text.one_line(last[-1], 200) if last else ""
+
+    def _clean(self, data: bytes) -> str:
+        shown = data.decode("utf-8", "replace")
+        for secret in self._secrets:
+            shown = shown.replace(secret, "<redacted:variable>")
+        return secretscan.redact(shown)
 
     def feed(self, data: bytes) -> None:
         """More of it."""
@@ -53,12 +70,19 @@ class Output:
             del self._tail[:-KEPT]
         if self._live >= 0:
             self._line += data
-            end = self._line.rfind(b"\n") + 1 or (len(self._line) if len(self._line) > _LINE else 0)
+            end = self._whole()
             self._write(bytes(self._line[:end]))
             del self._line[:end]
 
+    def _whole(self) -> int:
+        """Where the whole lines end; a key of many lines is held back until its last one is there."""
+        begun = self._line.rfind(b"-----BEGIN ")
+        if begun >= 0 and len(self._line) - begun < _LINE and b"-----END " not in self._line[begun:]:
+            return self._line.rfind(b"\n", 0, begun) + 1
+        return self._line.rfind(b"\n") + 1 or (len(self._line) if len(self._line) > _LINE else 0)
+
     def _write(self, lines: bytes) -> None:
-        data = secretscan.redact(lines.decode("utf-8", "replace")).encode()
+        data = self._clean(lines).encode()
         left = LIVE_LIMIT - self._written
         self._written += len(data)
         if len(data) > left:
@@ -84,10 +108,12 @@ class Output:
         if self._live >= 0:
             self._write(bytes(self._line))
         self._close()
-        tail = bytes(self._tail[-KEPT:])
-        cut = self.total - len(self._head) - len(tail)
-        parts = [bytes(self._head)]
+        head, tail = bytes(self._head), bytes(self._tail[-KEPT:])
+        if self.total > len(head) + len(tail):  # half a secret has no known shape any more
+            head, tail = _BROKEN_END.sub(b"", head), _BROKEN_START.sub(b"", tail)
+        cut = self.total - len(head) - len(tail)
+        parts = [head]
         if cut:
             parts.append(b"\n[opsctl: %d bytes are left out here]\n" % cut)
         parts.append(tail)
-        return secretscan.redact(b"".join(parts).decode("utf-8", "replace")).encode(), cut
+        return self._clean(b"".join(parts)).encode(), cut

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import json
 import os
+import select
 import selectors
 import signal
 import subprocess
@@ -22,6 +23,8 @@ _WARDEN = Path(__file__).with_name("warden.py")
 _CHUNK = 1024 * 1024
 _POLL_S = 0.2
 _DRAIN_S = 1.0
+_REPORT_S = 5.0
+_REPORT_LIMIT = 64 * 1024
 GRACE_S = 5.0
 """Seconds between TERM and KILL."""
 
@@ -146,12 +149,24 @@ def _take(read: int, output: Callable[[bytes], None]) -> bool:
 
 
 def _report(status: int) -> dict[str, object]:
-    data = b""
-    while chunk := os.read(status, 65536):
-        data += chunk
-        if data.endswith(b"\n"):
-            break
-    return json.loads(data) if data else {"reason": "lost", "status": -9, "killed": 0}
+    """The warden's last line. One that is no report counts as none: somebody else wrote into the pipe."""
+    data, end = b"", time.monotonic() + _REPORT_S
+    os.set_blocking(status, False)
+    while len(data) < _REPORT_LIMIT and not data.endswith(b"\n") and (left := end - time.monotonic()) > 0:
+        if select.select([status], [], [], left)[0]:
+            chunk = os.read(status, 4096)
+            if not chunk:
+                break
+            data += chunk
+    with contextlib.suppress(ValueError, RecursionError):
+        report = json.loads(data)
+        if isinstance(report, dict) and report.get("reason") == "not started" and isinstance(report.get("error"), str):
+            return report
+        if isinstance(report, dict) and report.get("reason") in ("ended", "timeout", "stopped"):
+            numbers = (report.get("status"), report.get("killed"))
+            if all(type(number) is int and abs(number) < 2**31 for number in numbers):
+                return report
+    return {"reason": "lost", "status": -9, "killed": 0}
 
 
 def _ended(report: Mapping[str, object], why: str | None) -> Ended:
@@ -169,10 +184,10 @@ def _inner(status: int) -> _Process | None:
     data = b""
     while not data.endswith(b"\n"):
         chunk = os.read(status, 1)
-        if not chunk:
+        if not chunk or len(data) > 20:
             return None
         data += chunk
-    pid = int(data)
+    pid = int(data) if data.strip().isdigit() else 0
     row = _stat(pid)
     return (pid, row[2]) if row else None
 

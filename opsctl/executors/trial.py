@@ -6,7 +6,7 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -43,7 +43,13 @@ class Trial:
 
 
 def trial(
-    runner: Runner, environ: Mapping[str, str], places: Places, *, timeout_s: float, sandbox: bool | None
+    runner: Runner,
+    environ: Mapping[str, str],
+    places: Places,
+    *,
+    timeout_s: float,
+    sandbox: bool | None,
+    hides: Sequence[Path] = (),
 ) -> Trial:
     """Let the runner write one file. Raises `no_sandbox`, `runner_failed`."""
     started = time.monotonic()
@@ -51,8 +57,8 @@ def trial(
         base, source = _scratch(Path(folder), environ)
         clone = PrivateClone(Path(folder) / "run", source, "check", environment(environ))
         clone.make(base, _WHO)
-        argv, walls = walled(runner, environ, places, clone, asked=sandbox, network=runner.network)
-        output = Output(None)
+        argv, walls = walled(runner, environ, places, clone, asked=sandbox, network=runner.network, hides=hides)
+        output = Output(None, runner.secrets(environ))
         (Path(folder) / "prompt").write_text(_PROMPT, encoding="utf-8")
         with (Path(folder) / "prompt").open("rb") as stdin:
             env = runner.environment(environ) | {"TMPDIR": str(clone.folder / "tmp"), "PWD": str(clone.work)}
@@ -61,12 +67,13 @@ def trial(
         result = clone.collect(base, "check", _WHO, _WHO)
         changed = clone.changed(base, result.tip) if result.tip else []
     seconds = time.monotonic() - started
+    last = f": {output.last_line}" if output.last_line else ""
     if ended.reason == "timeout":
-        return Trial(False, seconds, f"it took more than {timeout_s:g} s; {output.last_line}", walls)
+        return Trial(False, seconds, f"it took more than {timeout_s:g} s{last}, sandbox: {walls}", walls)
     if ended.exit_code:
-        return Trial(False, seconds, f"exit {ended.exit_code}: {output.last_line}", walls)
+        return Trial(False, seconds, f"exit {ended.exit_code}{last}, sandbox: {walls}", walls)
     if "opsctl-check.txt" not in changed:
-        return Trial(False, seconds, f"it wrote no file: {output.last_line}", walls)
+        return Trial(False, seconds, f"it wrote no file{last}, sandbox: {walls}", walls)
     return Trial(True, seconds, f"it edited a file, sandbox: {walls}", walls)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from opsctl import runrecord, runterms
 from opsctl.errors import OpsError
@@ -12,7 +13,7 @@ from opsctl.executors.clone import RESERVED, PrivateClone
 from opsctl.executors.output import Output
 from opsctl.executors.process import Ended, Job, run
 from opsctl.executors.sandbox import walled
-from opsctl.git.command import environment
+from opsctl.git.command import environment, expanded
 from opsctl.models import Approved, Run
 from opsctl.runners import load
 from opsctl.runrecord import CANCELLED, ERROR, RUNNING
@@ -106,7 +107,7 @@ class Executing:
         work = Work(made, approved, terms, runner, clone, terms.target.base or self._default_base())
         keep = settings.keep
         try:
-            places, hides = self._base.places, [self._repo.common]
+            places, hides = self._base.places, [self._repo.common, *self._keys()]
             argv, walls = walled(
                 runner, self._base.environ, places, clone, asked=settings.sandbox, network=terms.network, hides=hides
             )
@@ -152,6 +153,15 @@ class Executing:
             raise OpsError("bad_input", "there is no branch to start from", hint="draft it with --base BRANCH")
         return found[1]
 
+    def _keys(self) -> list[Path]:
+        """The files of the keys that this person signs with, wherever they lie."""
+        named = [one.value for one in self._base.settings if one.key == "user.signingkey"]
+        pin = self._base.pins.find(self._repo.common)
+        named += [str(one) for one in (self._base.environ.get("OPSCTL_SIGNING_KEY"), pin.key if pin else None) if one]
+        paths = (Path(expanded(one, self._base.environ)) for one in named if "/" in one and "::" not in one)
+        absolute = [self._base.path / path for path in paths if " " not in path.name]
+        return [*absolute, *(path.with_suffix("") for path in absolute if path.suffix == ".pub")]
+
     def _name(self) -> str:
         """The name of the clone's folder: that of the repository's."""
         common = self._repo.common
@@ -161,7 +171,7 @@ class Executing:
 
     def _supervised(self, work: Work, argv: list[str], watch: Watch) -> tuple[Ended, Output]:
         log = live_log(self._repo.common, work.run.ulid)
-        output = Output(None if log.parent.is_symlink() else log)
+        output = Output(None if log.parent.is_symlink() else log, work.runner.secrets(self._base.environ))
 
         inner = self._stop(work.run)
 
