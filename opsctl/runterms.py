@@ -50,7 +50,7 @@ def terms(document: Document, policy: Policy, wish: Wish, *, default_runner: str
     if executor is None and (runner or default_runner):
         executor = "exec"
     if executor is None:
-        hint = "--runner NAME (`opsctl runner list` shows yours), --executor claim (an agent takes it) or provider (a model)"
+        hint = "--runner NAME (opsctl runner list), --executor claim (an agent takes it) or provider (a model)"
         raise OpsError("usage", "the approved file names no executor, and no runner is the default one here", hint=hint)
     if executor != "provider" and wish.as_draft:
         hint = "--executor provider, or leave --as-draft out"
