@@ -56,6 +56,7 @@ class Repo:
         self._git = _open(path)
         self.git_dir = Path(os.path.realpath(self._git.path))
         self.common = _common_dir(self.git_dir)
+        self._packed_seen = self._packed_refs()
         self.is_bare: bool = self._git.is_bare
         self._writer = Writer(self.common / "objects")
         self._loose = [os.fspath(folder) for folder in loose.folders(self.common / "objects")]
@@ -148,13 +149,32 @@ class Repo:
         return str(found.target)
 
     def _reference(self, name: str) -> pygit2.Reference | None:
+        """A ref as it is now. A `git pack-refs` beside us moves refs from their files into packed-refs, of which
+
+        libgit2 1.9.7 keeps an old view when size and second are the same: what was read across such a move may be an
+        old value, so it is read anew by a fresh eye (CC-16).
+        """
         vetting.check_ref(self.common, name)
+        while True:
+            packed = self._packed_refs()
+            if packed != self._packed_seen:
+                self._git, self._packed_seen = pygit2.Repository(self._git.path), packed
+            try:
+                found = self._git.references[name]
+            except KeyError:
+                found = None
+            except (pygit2.GitError, ValueError) as error:
+                raise OpsError("corrupt_object", f"{name} cannot be read", cause=str(error)) from None
+            if self._packed_refs() == packed:
+                return found
+
+    def _packed_refs(self) -> tuple[int, int, int] | None:
+        """What tells one packed-refs file from another."""
         try:
-            return self._git.references[name]
-        except KeyError:
+            found = os.stat(self.common / "packed-refs")
+        except OSError:
             return None
-        except (pygit2.GitError, ValueError) as error:
-            raise OpsError("corrupt_object", f"{name} cannot be read", cause=str(error)) from None
+        return found.st_mtime_ns, found.st_ino, found.st_size
 
     def refs(self, prefix: str) -> dict[str, str]:
         """All direct refs below a prefix."""
@@ -192,6 +212,10 @@ class Repo:
             rest = [update for update in rest if self.ref(update.name) != update.new]
             if rest:
                 self._wait_for(rest, cause, late=self._clock() >= deadline)
+        for update in updates:  # libgit2 renames by link and unlink: an error in between leaves the lock, and no word
+            path = self.common / f"{update.name}.lock"
+            if lock.is_stale(self.common, path, least_age_s=0.0):
+                path.unlink(missing_ok=True)
 
     def _wait_for(self, rest: Sequence[RefUpdate], cause: str, *, late: bool) -> None:
         """Before another try: what may be in the way goes, or time passes; raises when there is nothing to wait for."""
