@@ -139,7 +139,7 @@ def _run_often(lab: Lab, size: int, count: int) -> Site:
             assert decision
             share = count // len(wanted) + (number < count % len(wanted))
             lines = [line for _ in range(share) for line in _run_lines(ws.new_ulid, item, decision.digest)]
-            rows.append(Append(decision.commit, tuple(lines)))
+            rows.append(Append(decision.commit, tuple(line.encode() for line in lines)))
         with ws.store.lock():
             ws.runbook.notes.append(rows, "bench", ws.who)
         if len(ws.runs.page(limit=10**6)) != count:
