@@ -132,7 +132,24 @@ def test_no_face_reaches_past_the_workspace_into_git() -> None:
 
 
 INSIDE = {
-    *("desk", "clerk", "repo", "store", "places", "pins", "pin", "memory", "history", "root", "environ", "path"),
+    *(
+        "desk",
+        "topics",
+        "working",
+        "decisions",
+        "runbook",
+        "answering",
+        "repo",
+        "store",
+        "places",
+        "pins",
+        "pin",
+        "memory",
+        "history",
+        "root",
+        "environ",
+        "path",
+    ),
     *("setting", "settings", "signer", "who", "choose_key", "chosen_key", "progress", "new_ulid"),
 }
 """What a workspace holds for its own use cases."""

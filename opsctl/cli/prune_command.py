@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
         workspace = session.workspace
         drafts_age, runs_age = duration(older_than or _DEFAULT), _run_age(older_than, os.environ)
         drafts = workspace.drafts.prune(drafts_age, dry_run=dry_run)
-        runs = workspace.runbook.prune(runs_age, dry_run=dry_run)
+        runs = workspace.runs.prune(runs_age, dry_run=dry_run)
         found = [*(f"d_{ulid}" for ulid in drafts), *(f"r_{ulid}" for ulid in runs)]
         if session.as_json:
             return session.emit(found)

@@ -116,7 +116,7 @@ def register(app: typer.Typer) -> None:
 def _repository(session: Session) -> list[Path]:
     """What a run from here would not see either: the git folder of the repository, where this is one."""
     with contextlib.suppress(OpsError):
-        return [session.workspace.repo.common]
+        return [session.workspace.git_folder]
     return []
 
 

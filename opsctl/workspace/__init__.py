@@ -90,6 +90,11 @@ class Workspace(Base):
         """A folder of the user's, outside the repository, for text that could not be filed."""
         return self.places.state
 
+    @property
+    def git_folder(self) -> Path:
+        """The git directory that all work trees of the repository share: what a runner's program must not see."""
+        return self.repo.common
+
     # -- the groups of use cases --------------------------------------------------------------------------------
 
     @cached_property

@@ -205,6 +205,10 @@ class Runs:
         waits = run.status == PENDING and run.executor == "claim"
         return run.status in ACTIVE and not waits and run.clone != self._book.clone
 
+    def prune(self, older_than: timedelta, *, dry_run: bool = False) -> list[str]:
+        """Move runs that ended so long ago to the archive. Returns their ids."""
+        return self._book.prune(older_than, dry_run=dry_run)
+
     def live_log(self, ulid: str) -> Path:
         """Where the output of a run appears while it goes on."""
         return live_log(self._repo.common, ulid)
