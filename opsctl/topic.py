@@ -44,11 +44,11 @@ Topic = dict[str, Member]
 
 
 def read(
-    tip: str, objects: Objects, reachable: Callable[[str], bool], paths: frozenset[str], *, limit: int = LIMIT
+    tip: str, objects: Objects, reachable: Callable[[str], bool], paths: frozenset[str], *, limit: int | None = None
 ) -> Topic:
-    """The topic that ends in `tip`. Raises `Violation` if a commit touches anything but `paths`, or past `limit`."""
+    """The topic that ends in `tip`. Raises `Violation` if a commit touches anything but `paths`, or past the limit."""
     members: Topic = {}
-    for oid, commit in _in_order(tip, objects, reachable, limit):
+    for oid, commit in _in_order(tip, objects, reachable, LIMIT if limit is None else limit):
         inside = [members[parent] for parent in commit.parents if parent in members]
         changed = _changed(oid, commit, inside, objects, paths)
         ancestors = 0

@@ -585,6 +585,7 @@ def test_cc_18_plain_git_commits_on_ops_drafts_beside_edits_are_never_overwritte
 
 @pytest.fixture(autouse=True)
 def _no_worker_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = set(threading.enumerate())  # servers of other files' tests live as long as the process
     yield
-    threads = [one.name for one in threading.enumerate() if one.name.startswith("Thread-")]
+    threads = [one.name for one in set(threading.enumerate()) - before if one.name.startswith("Thread-")]
     assert not threads, "a test left a thread behind"
