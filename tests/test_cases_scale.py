@@ -45,14 +45,24 @@ class Ended:
     peak: int
 
 
+_MEASURED = """
+import pathlib, re, sys
+from opsctl.cli.app import run
+status = run(sys.argv[2:])
+pathlib.Path(sys.argv[1]).write_text(re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1])
+sys.exit(status)
+"""
+"""The command line, and its own peak: what the system tells of a child counts the process that it was forked from."""
+
+
 def limited(site: Site, *argv: str, most: int, folder: Path, warm: bool = True) -> Ended:
     """The command line in a process that may have so much address space."""
     if not warm:
         shutil.rmtree(Path(site.environ["XDG_STATE_HOME"]), ignore_errors=True)
-    out, err = folder / "out", folder / "err"
+    out, err, peak = folder / "out", folder / "err", folder / "peak"
     with out.open("wb") as stdout, err.open("wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "opsctl", *argv],
+            [sys.executable, "-c", _MEASURED, str(peak), *argv],
             cwd=site.path,
             env={**site.environ, "PYTHONPATH": str(ROOT)},
             stdin=subprocess.DEVNULL,
@@ -60,10 +70,9 @@ def limited(site: Site, *argv: str, most: int, folder: Path, warm: bool = True) 
             stderr=stderr,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (most, most)),
         )
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return Ended(process.returncode, out.read_text(), err.read_text(), usage.ru_maxrss * unit)
+        process.wait()
+    most_kib = int(peak.read_text()) if peak.exists() else 0
+    return Ended(process.returncode, out.read_text(), err.read_text(), most_kib * 1024)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +89,7 @@ def test_cr_27_five_thousand_drafts_are_read_within_256_mib(
 ) -> None:
     done = limited(crowd, *argv, most=256 * MIB, folder=tmp_path, warm=warm)
     assert done.status == 0, done.err
-    assert done.peak < 256 * MIB
+    assert 0 < done.peak < 256 * MIB
     if argv == ["list"]:
         assert len(done.out.splitlines()) == 5_000
     if argv == ["list", "--json"]:
