@@ -149,20 +149,18 @@ class Repo:
         return str(found.target)
 
     def _reference(self, name: str) -> pygit2.Reference | None:
-        """A ref as it is now. A `git pack-refs` beside us moves refs from their files into packed-refs, of which
+        """A ref as it is now (CC-16).
 
-        libgit2 1.9.7 keeps an old view when size and second are the same: what was read across such a move may be an
-        old value, so it is read anew by a fresh eye (CC-16).
+        A `git pack-refs` beside us moves refs from files of their own into packed-refs, of which libgit2 1.9.7 keeps
+        an old view when size and second are the same. What was read across such a move may be old: it is read anew.
         """
         vetting.check_ref(self.common, name)
         while True:
             packed = self._packed_refs()
-            if packed != self._packed_seen:
-                self._git, self._packed_seen = pygit2.Repository(self._git.path), packed
             try:
-                found = self._git.references[name]
-            except KeyError:
-                found = None
+                if packed != self._packed_seen:
+                    self._git, self._packed_seen = pygit2.Repository(self._git.path), packed
+                found = self._git.references.get(name)
             except (pygit2.GitError, ValueError) as error:
                 raise OpsError("corrupt_object", f"{name} cannot be read", cause=str(error)) from None
             if self._packed_refs() == packed:
@@ -212,10 +210,8 @@ class Repo:
             rest = [update for update in rest if self.ref(update.name) != update.new]
             if rest:
                 self._wait_for(rest, cause, late=self._clock() >= deadline)
-        for update in updates:  # libgit2 renames by link and unlink: an error in between leaves the lock, and no word
-            path = self.common / f"{update.name}.lock"
-            if lock.is_stale(self.common, path, least_age_s=0.0):
-                path.unlink(missing_ok=True)
+        for update in updates:
+            _take_leftover(self.common / update.name)
 
     def _wait_for(self, rest: Sequence[RefUpdate], cause: str, *, late: bool) -> None:
         """Before another try: what may be in the way goes, or time passes; raises when there is nothing to wait for."""
@@ -302,6 +298,19 @@ class Repo:
                 return None
             oid = named[1].decode()
         return None
+
+
+def _take_leftover(path: Path) -> None:
+    """libgit2 renames by link and unlink: an error in between leaves the lock as a second name of the very ref.
+
+    Only such a one goes. Any other lock may be a living git's, and without it a pack-refs could drop what we wrote.
+    """
+    leftover = path.with_name(path.name + ".lock")
+    try:
+        if os.path.samefile(leftover, path):
+            leftover.unlink(missing_ok=True)
+    except OSError:
+        return
 
 
 def moved(name: str, old: str | None, found: str | None) -> OpsError:
