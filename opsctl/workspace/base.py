@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -208,6 +209,8 @@ class Base:
             raise bad_history(broken, mark.tip if mark else None) from None
         count = scratch.upto + 1
         if mark and mark.root == root and not self._contains(scratch, mark):
+            if self._moves_on(tip):
+                return self.gate()
             raise _rolled_back(mark, tip)
         if mark is None or mark.tip != tip:
             new = replace(mark, tip=tip, count=count, moving_to=None) if mark else Seen(root, tip, count)
@@ -218,6 +221,14 @@ class Base:
                     raise
                 self.forgetful = error.message
         return Gate(standing, scratch, count)
+
+    def _moves_on(self, tip: str) -> bool:
+        """True if the branch is elsewhere a moment later: an old tip that was read across a pack-refs is no way back."""
+        for _ in range(10):
+            time.sleep(0.02)
+            if self.repo.ref(APPROVED) != tip:
+                return True
+        return False
 
     def _contains(self, scratch: Scratch, mark: Seen) -> bool:
         """True if the marked tip (or the one that a sync was moving to) is on the first-parent chain."""
