@@ -223,7 +223,7 @@ class Base:
         return Gate(standing, scratch, count)
 
     def _moves_on(self, tip: str) -> bool:
-        """True if the branch is elsewhere a moment later: an old tip that was read across a pack-refs is no way back."""
+        """True if the branch is elsewhere a moment later: one read across a pack-refs is no way back."""
         for _ in range(10):
             time.sleep(0.02)
             if self.repo.ref(APPROVED) != tip:
